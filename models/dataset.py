@@ -1,0 +1,302 @@
+"""From shards to normalised batches and back: the one place where units change."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from models.seeds import generator
+from pipeline import hdf5, shards
+from pipeline.errors import InputError
+
+
+class SliceKey(NamedTuple):
+    """Names one slice: every random draw that belongs to it is keyed by this."""
+
+    subject: str
+    rotation: int
+    slice_index: int
+
+    def __str__(self) -> str:
+        return f"subject {self.subject}, rotation {self.rotation}, slice {self.slice_index}"
+
+
+class Batch(NamedTuple):
+    """N slices: normalised sinograms and images, (N, 1, size, size) float32, and their keys."""
+
+    sinogram: Tensor
+    image: Tensor
+    keys: list[SliceKey]
+
+
+# --- units -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Fixed divisors that bring sinograms and images to [0, 1].
+
+    They come from the training shards alone, travel with the weights, and are the only ones ever
+    applied; a brighter slice of another split goes above 1 and is not clipped.
+
+    Attributes
+    ----------
+    sinogram : float
+        Largest bin of the training prompts, in counts.
+    activity : float
+        Largest pixel of the training OSEM references, in activity units.
+    """
+
+    sinogram: float
+    activity: float
+
+    @classmethod
+    def from_shards(cls, paths: Sequence[Path]) -> "Scales":
+        """Find the maxima over shards, reading one slice at a time.
+
+        Raises
+        ------
+        InputError
+            If a shard is unreadable, holds non-finite values, or all maxima are zero.
+        """
+        maxima = {"sinogram": 0.0, "osem": 0.0}
+        for path in paths:
+            with shards.opened(path) as file:
+                for name in maxima:
+                    for index in range(len(file[name])):
+                        largest = float(hdf5.finite(file[name], index).max())
+                        maxima[name] = max(maxima[name], largest)
+        for name, value in maxima.items():
+            if value <= 0:
+                where = ", ".join(map(str, paths)) or "training shards"
+                raise InputError(where, f"'{name}' is zero everywhere", "make the shards again")
+        return cls(sinogram=maxima["sinogram"], activity=maxima["osem"])
+
+    def to_dict(self) -> dict[str, float]:
+        """Give plain numbers, for metadata."""
+        return asdict(self)
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """[0, 1] (regression) -> [-1, 1] (diffusion)."""
+    return 2 * image - 1
+
+
+def from_signed(image: Tensor) -> Tensor:
+    """[-1, 1] (diffusion) -> [0, 1] (regression)."""
+    return (image + 1) / 2
+
+
+def pad(array: np.ndarray, size: int) -> np.ndarray:
+    """Zero-pad the last two axes to ``size``, centred.
+
+    Of n views or radial bins the first goes to index (size - n) // 2, so that 252 views become
+    rows 2..253 of 256 and 255 radial bins columns 0..254.
+
+    Raises
+    ------
+    ValueError
+        If an axis is longer than ``size``.
+    """
+    if max(array.shape[-2:]) > size:
+        raise ValueError(f"{array.shape[-2:]} does not fit into {size} x {size}")
+    padded = np.zeros((*array.shape[:-2], size, size), dtype=array.dtype)
+    padded[(..., *_window(array.shape[-2:], size))] = array
+    return padded
+
+
+def crop(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Undo `pad`: take the central ``shape`` of the last two axes."""
+    return array[(..., *_window(shape, array.shape[-1]))]
+
+
+def _window(shape: Sequence[int], size: int) -> tuple[slice, slice]:
+    views, radial = (slice((size - n) // 2, (size - n) // 2 + n) for n in shape)
+    return views, radial
+
+
+# --- slices ------------------------------------------------------------------------------------
+
+
+def subject_of(file: h5py.File) -> str:
+    """Name the subject of an open shard: its attribute, or else the file's name."""
+    return str(file.attrs.get("subject", Path(file.filename).stem))
+
+
+class ShardSlices(Dataset[dict[str, Any]]):
+    """Slices of several shards, read from disk one at a time when asked for.
+
+    Item ``i`` is a dict of ``sinogram`` and ``image`` (the OSEM reference), (1, size, size)
+    float32 in [0, 1] by ``scales``, and ``key``, a `SliceKey`.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Shards; their slices follow one another.
+    size : int
+        Pixels a side that the network works on.
+    scales : Scales
+        Of the training split.
+
+    Raises
+    ------
+    InputError
+        If an image is not size x size or a sinogram is larger; when reading, also for a slice that
+        is damaged or not finite.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int, scales: Scales):
+        self.paths, self.size, self.scales = [Path(p) for p in paths], size, scales
+        self.positions: list[tuple[int, int]] = []  # (number of the shard, row in it)
+        self.keys: list[SliceKey] = []
+        self._open_files: dict[int, h5py.File] = {}
+        self._owner = os.getpid()
+        for number, path in enumerate(self.paths):
+            with shards.opened(path) as file:
+                _check_shape(file, size)
+                rows = zip(file["rotation"][:], file["slice_index"][:], strict=True)
+                for row, (rotation, index) in enumerate(rows):
+                    self.positions.append((number, row))
+                    self.keys.append(SliceKey(subject_of(file), int(rotation), int(index)))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, row = self.positions[index]
+        file = self._file(number)
+        try:
+            counts = hdf5.finite(file["sinogram"], row)
+            image = hdf5.finite(file["osem"], row)
+        except InputError as error:
+            problem = f"{self.keys[index]}: {error.problem}"
+            raise InputError(error.where, problem, error.remedy) from None
+        sinogram = pad(counts.astype(np.float32), self.size) / np.float32(self.scales.sinogram)
+        image = image / np.float32(self.scales.activity)
+        return {
+            "sinogram": torch.from_numpy(sinogram)[None],
+            "image": torch.from_numpy(image)[None],
+            "key": self.keys[index],
+        }
+
+    def __getitems__(self, indices: Sequence[int]) -> "list[dict[str, Any]] | InputError":
+        # A worker process cannot raise an InputError (PyTorch rebuilds exceptions from their text
+        # alone), so it is handed over as data; `batches` raises it.
+        try:
+            return [self[index] for index in indices]
+        except InputError as error:
+            return error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open_files": {}}
+
+    def _file(self, number: int) -> h5py.File:
+        # HDF5 handles must not cross a fork: each process opens its own.
+        if self._owner != os.getpid():
+            self._open_files, self._owner = {}, os.getpid()
+        if number not in self._open_files:
+            self._open_files[number] = h5py.File(self.paths[number], "r")
+        return self._open_files[number]
+
+
+def _check_shape(file: h5py.File, size: int) -> None:
+    image, sinogram = file["osem"].shape[1:], file["sinogram"].shape[1:]
+    if image != (size, size) or max(sinogram) > size:
+        raise InputError(
+            file.filename,
+            f"images of {image} and sinograms of {sinogram} (view, radial) do not fit a network "
+            f"of {size} x {size}",
+            "set network.size to the size of the images, at least that of the sinograms",
+        )
+
+
+# --- batches -----------------------------------------------------------------------------------
+
+
+class BatchOrder(Sampler[list[int]]):
+    """The batches of steps ``start`` to ``stop``: a pure function of (seed, epoch).
+
+    Every epoch visits all slices once in an order drawn from (seed, epoch); its last batch may be
+    smaller. A run that starts at step k therefore sees what an uninterrupted one sees from there.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, start: int, stop: int):
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.start, self.stop = start, stop
+        self.steps_per_epoch = steps_per_epoch(count, batch_size)
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order: list[int] = []
+        for step in range(self.start, self.stop):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or not order:
+                draw = generator(self.seed, "epoch", epoch)
+                order = torch.randperm(self.count, generator=draw).tolist()
+            yield order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Batches needed for ``count`` slices."""
+    return -(-count // batch_size)
+
+
+def in_order(indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Cut indices into batches without changing their order."""
+    firsts = range(0, len(indices), batch_size)
+    return [list(indices[first : first + batch_size]) for first in firsts]
+
+
+def batches(
+    dataset: ShardSlices, order: Sampler[list[int]] | Sequence[list[int]], workers: int, pin: bool
+) -> Iterator[Batch]:
+    """Read batches in the given order.
+
+    Parameters
+    ----------
+    order : iterable of lists of int
+        `BatchOrder`, or the batches' indices themselves.
+    workers : int
+        Reading processes; 0 reads in this one.
+    pin : bool
+        Page-locked memory, for copies to a GPU.
+
+    Raises
+    ------
+    InputError
+        From `ShardSlices`, whichever process met it.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_sampler=order, num_workers=workers, collate_fn=_collate, pin_memory=pin
+    )
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            raise InputError(*batch)
+        yield batch
+
+
+class _Failure(NamedTuple):
+    """An `InputError` that can be pickled."""
+
+    where: str
+    problem: str
+    remedy: str
+
+
+def _collate(items: list[Mapping[str, Any]] | InputError) -> Batch | _Failure:
+    if isinstance(items, InputError):
+        return _Failure(items.where, items.problem, items.remedy)
+    return Batch(
+        torch.stack([item["sinogram"] for item in items]),
+        torch.stack([item["image"] for item in items]),
+        [item["key"] for item in items],
+    )

@@ -1,0 +1,35 @@
+"""PnPNet: one U-Net from sinogram to image, and the source of LegoPET's features."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.dataset import Batch, SliceKey
+from models.losses import regression_loss
+from models.method import Method, make_unet
+
+
+class PnPNet(Method):
+    """Regression, image = U-Net(sinogram), trained with MSE + dwt_weight x DWT loss."""
+
+    def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
+        self.settings = settings
+        self.network = make_unet(network, in_channels=1, time_conditioned=False)
+
+    def training_step(self, batch: Batch, draw: torch.Generator) -> dict[str, Tensor]:
+        """Compute ``loss`` = ``mse`` + dwt_weight x ``dwt``; see `models.losses`."""
+        return regression_loss(
+            self.network(batch.sinogram),
+            batch.image,
+            self.settings["dwt_weight"],
+            self.settings["wavelet"],
+            self.settings["levels"],
+        )
+
+    def predict(
+        self, sinogram: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+    ) -> Tensor:
+        """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
+        return self.network(sinogram)

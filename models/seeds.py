@@ -1,0 +1,22 @@
+"""Random numbers keyed by what they are for, never by the order in which things run."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def seed_of(*key: str | int) -> int:
+    """Hash a key, e.g. ``(seed, "step", 12)``, to a 63-bit seed."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(*key: str | int) -> torch.Generator:
+    """Make a generator on the CPU, so that a key means the same numbers on every device."""
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+def normal_like(x: Tensor, source: torch.Generator) -> Tensor:
+    """Draw standard normal noise of the shape, dtype and device of x."""
+    return torch.randn(x.shape, generator=source, dtype=x.dtype).to(x.device)

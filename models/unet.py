@@ -1,0 +1,356 @@
+"""The U-Net shared by PnPNet, LegoPET and cDPM, top to bottom in one file.
+
+It is the denoising U-Net of diffusion models (residual blocks with RMS norm, linear attention in
+the high resolutions, full attention in the lowest). Shapes beside the lines: N slices in a batch,
+C channels, H x W pixels, `heads` x D attention features.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """What PnPNet tells LegoPET about a slice: the paper's ``b_d`` and ``b_m``.
+
+    Attributes
+    ----------
+    down : tuple of Tensor
+        Per stage the skip after attention; at width 64 and 256 x 256 pixels
+        (N, 64, 256, 256), (N, 64, 128, 128), (N, 128, 64, 64), (N, 256, 32, 32).
+    middle : tuple of Tensor
+        Outputs of the two middle residual blocks, each (N, 512, 32, 32).
+    """
+
+    down: tuple[Tensor, ...]
+    middle: tuple[Tensor, ...]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
+        """Apply ``function`` to every tensor."""
+        return Features(tuple(map(function, self.down)), tuple(map(function, self.middle)))
+
+
+class RMSNorm(nn.Module):
+    """Normalise the channel vector of each pixel to length sqrt(C), then apply a learned gain."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, (N, C, H, W)."""
+        return F.normalize(x, dim=1) * (self.gain * math.sqrt(x.shape[1]))
+
+
+class ConvUnit(nn.Module):
+    """3x3 convolution, RMS norm, optional scale and shift, SiLU."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm = RMSNorm(out_channels)
+
+    def forward(self, x: Tensor, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        x = self.norm(self.conv(x))
+        if modulation is not None:
+            scale, shift = modulation  # (N, C, 1, 1) each
+            x = x * (scale + 1) + shift
+        return F.silu(x)
+
+
+class ResBlock(nn.Module):
+    """Two conv units beside an identity or 1x1 shortcut; time scales and shifts the first."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int | None):
+        super().__init__()
+        self.time: nn.Module | None = None
+        if time_channels is not None:
+            self.time = nn.Sequential(nn.SiLU(), nn.Linear(time_channels, 2 * out_channels))
+        self.unit1 = ConvUnit(in_channels, out_channels)
+        self.unit2 = ConvUnit(out_channels, out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W); time is (N, time_channels)."""
+        modulation = None
+        if self.time is not None:
+            scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1)
+            modulation = scale, shift
+        return self.unit2(self.unit1(x, modulation)) + self.shortcut(x)
+
+
+class LinearAttention(nn.Module):
+    """Attention at a cost linear in the pixels: softmax of q over features, of k over positions.
+
+    `memory` learned key/value pairs a head are appended to those of the image.
+    """
+
+    def __init__(self, channels: int, heads: int, head_dim: int, memory: int):
+        super().__init__()
+        self.heads, self.head_dim = heads, head_dim
+        self.norm = RMSNorm(channels)
+        self.memory = nn.Parameter(torch.randn(2, heads, head_dim, memory))
+        self.qkv = nn.Conv2d(channels, 3 * heads * head_dim, 1, bias=False)
+        self.out = nn.Sequential(nn.Conv2d(heads * head_dim, channels, 1), RMSNorm(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within x, (N, C, H, W), without the residual."""
+        n, _, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(n, 3, self.heads, self.head_dim, h * w)
+        q, k, v = qkv.unbind(1)  # (N, heads, D, H W) each
+        memory_k, memory_v = (m.expand(n, -1, -1, -1) for m in self.memory)
+        k = torch.cat([memory_k, k], dim=-1).softmax(dim=-1)  # (N, heads, D, memory + H W)
+        v = torch.cat([memory_v, v], dim=-1)
+        q = q.softmax(dim=-2) * self.head_dim**-0.5
+        context = v @ k.transpose(-1, -2)  # (N, heads, D of v, D of k)
+        return self.out((context @ q).reshape(n, self.heads * self.head_dim, h, w))
+
+
+class FullAttention(nn.Module):
+    """Scaled dot-product attention between all pixels, with learned memory keys and values."""
+
+    def __init__(self, channels: int, heads: int, head_dim: int, memory: int):
+        super().__init__()
+        self.heads, self.head_dim = heads, head_dim
+        self.norm = RMSNorm(channels)
+        self.memory = nn.Parameter(torch.randn(2, heads, memory, head_dim))
+        self.qkv = nn.Conv2d(channels, 3 * heads * head_dim, 1, bias=False)
+        self.out = nn.Conv2d(heads * head_dim, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within x, (N, C, H, W), without the residual."""
+        n, _, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(n, 3, self.heads, self.head_dim, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (N, heads, H W, D) each
+        memory_k, memory_v = (m.expand(n, -1, -1, -1) for m in self.memory)
+        k = torch.cat([memory_k.to(k), k], dim=-2)  # (N, heads, memory + H W, D)
+        v = torch.cat([memory_v.to(v), v], dim=-2)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(-1, -2).reshape(n, self.heads * self.head_dim, h, w))
+
+
+class TimeEmbedding(nn.Module):
+    """Diffusion step -> sinusoid of `width` features -> linear, GELU, linear."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.frequencies = width // 2
+        self.mlp = nn.Sequential(
+            nn.Linear(width, channels), nn.GELU(), nn.Linear(channels, channels)
+        )
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed steps t, (N,), as (N, channels)."""
+        exponent = torch.arange(self.frequencies, device=t.device) / (self.frequencies - 1)
+        angle = t[:, None].float() * 10000.0**-exponent  # (N, width / 2)
+        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
+
+
+def _downsample(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * in_channels, out_channels, 1))
+
+
+def _upsample(in_channels: int, out_channels: int) -> nn.Module:
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv)
+
+
+class UNet(nn.Module):
+    """Image (and conditions) -> image of the same size.
+
+    Parameters
+    ----------
+    width : int
+        Channels C after the first convolution; even.
+    multipliers : sequence of int
+        Output width of each stage in units of `width`; one resolution a stage.
+    in_channels, out_channels : int
+        Channels of the input and the output.
+    time_conditioned : bool
+        Whether every residual block sees the diffusion step t.
+    heads, head_dim, memory : int
+        Attention heads, features a head D, and learned key/value pairs a head.
+    """
+
+    def __init__(
+        self,
+        width: int = 64,
+        multipliers: Sequence[int] = (1, 2, 4, 8),
+        in_channels: int = 1,
+        out_channels: int = 1,
+        time_conditioned: bool = False,
+        heads: int = 4,
+        head_dim: int = 32,
+        memory: int = 4,
+    ):
+        super().__init__()
+        time_channels = 4 * width if time_conditioned else None
+        attention = heads, head_dim, memory
+        widths = [width, *(width * m for m in multipliers)]  # 64, 64, 128, 256, 512
+        stages = [
+            (low, high, last)
+            for low, high, last in zip(
+                widths[:-1], widths[1:], [False] * (len(multipliers) - 1) + [True], strict=True
+            )
+        ]
+        self.time = TimeEmbedding(width, time_channels) if time_channels else None
+        self.stem = nn.Conv2d(in_channels, width, 7, padding=3)
+        self.down = nn.ModuleList(
+            DownStage(low, high, time_channels, attention, last) for low, high, last in stages
+        )
+        self.middle = Middle(widths[-1], time_channels, attention)
+        self.up = nn.ModuleList(
+            UpStage(high, low, time_channels, attention, lowest=last, highest=index == 0)
+            for index, (low, high, last) in reversed(list(enumerate(stages)))
+        )
+        self.head_block = ResBlock(2 * width, width, time_channels)
+        self.head = nn.Conv2d(width, out_channels, 1)
+
+    def forward(
+        self, x: Tensor, t: Tensor | None = None, features: Features | None = None
+    ) -> Tensor:
+        """Compute the image.
+
+        Parameters
+        ----------
+        x : Tensor
+            (N, in_channels, H, W); H and W are multiples of 2^(stages - 1).
+        t : Tensor, optional
+            (N,) diffusion steps; given exactly if the network is time-conditioned.
+        features : Features, optional
+            Added to this network's own tensors of the same names: each down stage's tensor after
+            attention (which is the skip and also goes on down), and both middle blocks' outputs.
+
+        Returns
+        -------
+        Tensor
+            (N, out_channels, H, W).
+
+        Raises
+        ------
+        ValueError
+            If `t` is missing or superfluous, or H or W does not fit the number of stages.
+        """
+        stem, time, skips, _, x = self._encode(x, t, features)
+        for stage in self.up:
+            x = stage(x, skips.pop(), time)
+        x = self.head_block(torch.cat([x, stem], dim=1), time)  # (N, width, H, W)
+        return self.head(x)
+
+    def features(self, x: Tensor) -> Features:
+        """Compute `Features` of x, (N, in_channels, H, W), without running the decoder."""
+        _, _, _, features, _ = self._encode(x, None, None)
+        return features
+
+    def _encode(
+        self, x: Tensor, t: Tensor | None, features: Features | None
+    ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]], Features, Tensor]:
+        if (self.time is None) != (t is None):
+            raise ValueError("t must be given exactly if the network is time-conditioned")
+        factor = 2 ** (len(self.down) - 1)
+        if x.shape[-1] % factor or x.shape[-2] % factor:
+            raise ValueError(f"{tuple(x.shape[-2:])} pixels are not multiples of {factor}")
+        time = None if self.time is None else self.time(t)  # (N, 4 width)
+        stem = x = self.stem(x)  # (N, width, H, W)
+        skips = []
+        for index, stage in enumerate(self.down):
+            skip, x = stage(x, time, None if features is None else features.down[index])
+            skips.append(skip)
+        middle = self.middle(x, time, None if features is None else features.middle)
+        return stem, time, skips, Features(tuple(s[1] for s in skips), middle), middle[1]
+
+
+class DownStage(nn.Module):
+    """Res block (skip 1), res block + attention (skip 2), half the resolution at the next width."""
+
+    def __init__(
+        self,
+        width: int,
+        next_width: int,
+        time_channels: int | None,
+        attention: tuple[int, int, int],
+        lowest: bool,
+    ):
+        super().__init__()
+        self.block1 = ResBlock(width, width, time_channels)
+        self.block2 = ResBlock(width, width, time_channels)
+        self.attention = (FullAttention if lowest else LinearAttention)(width, *attention)
+        self.resample = (
+            nn.Conv2d(width, next_width, 3, padding=1) if lowest else _downsample(width, next_width)
+        )
+
+    def forward(
+        self, x: Tensor, time: Tensor | None, feature: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Map x, (N, width, H, W), to both skips and (N, next_width, H/2, W/2)."""
+        skip1 = self.block1(x, time)  # (N, width, H, W)
+        x = self.block2(skip1, time)
+        skip2 = self.attention(x) + x  # (N, width, H, W), the paper's b_d
+        if feature is not None:
+            skip2 = skip2 + feature
+        return (skip1, skip2), self.resample(skip2)
+
+
+class Middle(nn.Module):
+    """Res block, full attention, res block at the lowest resolution."""
+
+    def __init__(self, width: int, time_channels: int | None, attention: tuple[int, int, int]):
+        super().__init__()
+        self.block1 = ResBlock(width, width, time_channels)
+        self.attention = FullAttention(width, *attention)
+        self.block2 = ResBlock(width, width, time_channels)
+
+    def forward(
+        self, x: Tensor, time: Tensor | None, features: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Map x, (N, width, H, W), to both blocks' outputs, the paper's b_m; the second goes on."""
+        first = self.block1(x, time)  # (N, width, H, W)
+        if features is not None:
+            first = first + features[0]
+        second = self.block2(self.attention(first) + first, time)
+        if features is not None:
+            second = second + features[1]
+        return first, second
+
+
+class UpStage(nn.Module):
+    """The mirror of a down stage: takes its skips, doubles the resolution at the lower width."""
+
+    def __init__(
+        self,
+        width: int,
+        lower_width: int,
+        time_channels: int | None,
+        attention: tuple[int, int, int],
+        *,
+        lowest: bool,
+        highest: bool,
+    ):
+        super().__init__()
+        self.block1 = ResBlock(width + lower_width, width, time_channels)
+        self.block2 = ResBlock(width + lower_width, width, time_channels)
+        self.attention = (FullAttention if lowest else LinearAttention)(width, *attention)
+        self.resample = (
+            nn.Conv2d(width, lower_width, 3, padding=1)
+            if highest
+            else _upsample(width, lower_width)
+        )
+
+    def forward(self, x: Tensor, skips: tuple[Tensor, Tensor], time: Tensor | None) -> Tensor:
+        """Map x, (N, width, H, W), to (N, lower_width, 2 H, 2 W)."""
+        skip1, skip2 = skips  # (N, lower width, H, W) each
+        x = self.block1(torch.cat([x, skip2], dim=1), time)  # (N, width, H, W)
+        x = self.block2(torch.cat([x, skip1], dim=1), time)
+        return self.resample(self.attention(x) + x)
+
+
+def trainable_parameters(network: nn.Module) -> int:
+    """Count the parameters that training changes."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,0 +1,1 @@
+"""From BrainWeb labels to HDF5 shards of sinograms and OSEM references; one module per rule."""

@@ -1,0 +1,90 @@
+"""Check of the configuration: types and limits by the schema, contradictions here."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from pipeline import projector
+from pipeline.errors import InputError
+from pipeline.geometry import grid_from, ring_from
+from pipeline.subjects import Subject, read_subjects
+
+
+def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
+    """Refuse a configuration that is misspelt, out of range or contradictory.
+
+    Parameters
+    ----------
+    config
+        The merged configuration.
+    schema : Path
+        JSON schema as YAML.
+
+    Returns
+    -------
+    dict of subjects by name
+        From the table that the configuration names.
+
+    Raises
+    ------
+    InputError
+        Naming the key, its value and the remedy.
+    """
+    rules = yaml.safe_load(schema.read_text())
+    validator = jsonschema.Draft202012Validator(rules)
+    errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.path)))
+    if errors:
+        raise _as_input_error(errors[0])
+    _check_geometry(config)
+    subjects = read_subjects(Path(config["subjects"]))
+    if config["source"] == "brainweb":
+        _check_known(subjects, config)
+    return subjects
+
+
+def _as_input_error(error: Any) -> InputError:
+    where = ".".join(map(str, error.path)) or "configuration"
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema["properties"])
+        unknown = sorted(set(error.instance) - set(known))[0]
+        nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.0)
+        key = unknown if where == "configuration" else f"{where}.{unknown}"
+        return InputError(
+            key,
+            f"is not a known key (value {error.instance[unknown]!r})",
+            f"did you mean '{nearest[0]}'? Known here: {', '.join(known)}",
+        )
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))
+        return InputError(
+            where, f"lacks {', '.join(missing)}", "start from config/config.yaml, which has all"
+        )
+    return InputError(where, f"{error.message}", error.schema.get("description", "see the schema"))
+
+
+def _check_geometry(config: Mapping[str, Any]) -> None:
+    """Contradictions between the image grid, the ring and the subsets."""
+    ring, grid = ring_from(config), grid_from(config)
+    projector.check_geometry(ring, grid, config["osem"]["subsets"])
+    slices = config["slices"]
+    if slices["per_volume"] > slices["volume_slices"]:
+        raise InputError(
+            "slices.per_volume",
+            f"{slices['per_volume']} slices asked for, the volume holds {slices['volume_slices']}",
+            f"ask for at most {slices['volume_slices']}",
+        )
+    projector.resolve(config["projector"])
+
+
+def _check_known(subjects: Mapping[str, Subject], config: Mapping[str, Any]) -> None:
+    unverified = [name for name, subject in subjects.items() if subject.labels_sha256 is None]
+    if unverified:
+        raise InputError(
+            config["subjects"],
+            f"gives no label hash for {', '.join(unverified)}",
+            "copy the hashes from data/subjects.tsv: BrainWeb's volumes are always verified",
+        )

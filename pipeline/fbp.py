@@ -1,0 +1,205 @@
+"""Rule ``fbp``: arc-corrected filtered back-projection, one linear operation on the prompts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.sparse
+import torch
+
+from pipeline import hdf5
+from pipeline.geometry import Grid, Ring, field_of_view
+from pipeline.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
+from pipeline.projector import torch_csr
+
+
+class FilteredBackProjection:
+    """FBP for the sinograms of a ring.
+
+    The LORs of a ring lie neither at equal distances from the axis nor, within a view, at one
+    angle. Arc correction interpolates them linearly, first in angle, then in distance, to parallel
+    lines: the angles are those of the central bins, the distances multiples of `step_mm`.
+
+    Parameters
+    ----------
+    ring, grid
+        The geometry.
+    window : str
+        Apodisation of the ramp: ``"ramp"`` (none) or ``"hann"``.
+    cutoff : float
+        Frequency, relative to Nyquist's, from which on the filter is zero.
+    """
+
+    def __init__(self, ring: Ring, grid: Grid, window: str, cutoff: float):
+        self._pixels = np.flatnonzero(field_of_view(ring, grid))
+        self._grid = grid
+        radial_mm, angle = ring.radial_and_angle()
+        self.angles = angle[:, ring.radial_bins // 2]
+        self.step_mm = 2 * np.abs(radial_mm).max() / (ring.radial_bins - 1)
+        reach = int(np.abs(radial_mm[:, [0, -1]]).min() / self.step_mm)
+        self.distances_mm = np.arange(-reach, reach + 1) * self.step_mm
+        self._response = ramp_response(len(self.distances_mm), self.step_mm, window, cutoff)
+        arc = arc_correction(radial_mm, angle, self.angles, self.distances_mm)
+        self._arc_correction = torch_csr(arc, torch.device("cpu"))
+        back = self._back_projection(grid.centres_mm)
+        self._back = torch_csr(back, torch.device("cpu"))
+
+    def _back_projection(self, centres_mm: np.ndarray) -> scipy.sparse.csr_array:
+        """Matrix (pixel, view * distance): linear interpolation, times the views' spacing."""
+        row, column = np.divmod(self._pixels, self._grid.size)
+        x, y = centres_mm[column, None], centres_mm[row, None]
+        position = (x * np.cos(self.angles) + y * np.sin(self.angles)) / self.step_mm
+        position += len(self.distances_mm) // 2
+        last = len(self.distances_mm) - 1
+        position = np.clip(position, 0, last)
+        first = np.minimum(position.astype(np.int32), last - 1)
+        fraction = (position - first).astype(np.float32)
+        first += np.arange(len(self.angles), dtype=np.int32) * len(self.distances_mm)
+        # Angles are evenly spaced only on a circle; on a polygon each stands for its own share.
+        share = np.gradient(np.append(self.angles, self.angles[0] + np.pi))[:-1]
+        share = (share * np.pi / share.sum()).astype(np.float32)
+        weights = np.stack([(1 - fraction) * share, fraction * share], axis=-1)
+        entries = 2 * len(self.angles)
+        starts = np.arange(len(self._pixels) + 1, dtype=np.int32) * entries
+        columns = np.stack([first, first + 1], axis=-1)
+        shape = (len(self._pixels), len(self.angles) * len(self.distances_mm))
+        return scipy.sparse.csr_array((weights.ravel(), columns.ravel(), starts), shape=shape)
+
+    def __call__(self, line_integrals: np.ndarray) -> np.ndarray:
+        """Reconstruct images (slice, y, x) from line integrals (slice, view, radial).
+
+        Parameters
+        ----------
+        line_integrals : float32
+            In mm times the image's unit: prompts less background, over attenuation factors and
+            scale.
+        """
+        flat = torch.from_numpy(line_integrals.reshape(len(line_integrals), -1))
+        parallel = self._arc_correction @ flat.T.contiguous()
+        parallel = parallel.T.unflatten(1, (len(self.angles), -1)).numpy()
+        length = 2 * (len(self._response) - 1)
+        spectrum = scipy.fft.rfft(parallel, length, axis=-1) * self._response
+        filtered = scipy.fft.irfft(spectrum, length, axis=-1)[..., : len(self.distances_mm)]
+        flat = torch.from_numpy(filtered.astype(np.float32)).flatten(1)
+        images = np.zeros((len(flat), self._grid.size**2), dtype=np.float32)
+        images[:, self._pixels] = (self._back @ flat.T.contiguous()).T.numpy()
+        return images.reshape(len(flat), self._grid.size, self._grid.size)
+
+
+def ramp_response(count: int, step_mm: float, window: str, cutoff: float) -> np.ndarray:
+    """Frequency response (1/mm) of the band-limited ramp filter, for real FFTs.
+
+    Kak and Slaney, "Principles of Computerized Tomographic Imaging", eq. 61: sampled in space, so
+    that the zero frequency is right; padded to at least twice ``count``, so that nothing wraps.
+    """
+    length = scipy.fft.next_fast_len(2 * count, real=True)
+    length += length % 2
+    lag = np.minimum(np.arange(length), length - np.arange(length))
+    kernel = np.zeros(length)
+    kernel[0] = 1 / 4
+    odd = lag % 2 == 1
+    kernel[odd] = -1 / (np.pi * lag[odd]) ** 2
+    response = scipy.fft.rfft(kernel).real / step_mm
+    relative = np.linspace(0, 1, len(response)) / cutoff
+    shape = {"ramp": np.ones_like(relative), "hann": 0.5 * (1 + np.cos(np.pi * relative))}[window]
+    return (response * np.where(relative <= 1, shape, 0)).astype(np.float32)
+
+
+def arc_correction(
+    radial_mm: np.ndarray, angle: np.ndarray, angles: np.ndarray, distances_mm: np.ndarray
+) -> scipy.sparse.csr_array:
+    """Linear interpolation from a ring's LORs to parallel lines.
+
+    Parameters
+    ----------
+    radial_mm, angle : arrays (view, radial)
+        From `pipeline.geometry.Ring.radial_and_angle`.
+    angles, distances_mm : arrays (view,), (distance,)
+        The parallel lines.
+
+    Returns
+    -------
+    csr_array (view * distance, view * radial), float32
+    """
+    views, bins = radial_mm.shape
+    number = np.arange(views * bins).reshape(views, bins)
+    # Half a turn on, the same lines come again, seen from the other side.
+    distance = np.concatenate([-radial_mm[:, ::-1], radial_mm, -radial_mm[:, ::-1]])
+    direction = np.concatenate([angle[:, ::-1] - np.pi, angle, angle[:, ::-1] + np.pi])
+    lor = np.concatenate([number[:, ::-1], number, number[:, ::-1]])
+    # In angle, bin by bin: lines at the wanted angle, their distances still the ring's.
+    lower, part = (np.empty((views, bins), dtype) for dtype in (np.int64, np.float64))
+    for radial in range(bins):
+        lower[:, radial], part[:, radial] = bracket(direction[:, radial], angles)
+    column = np.arange(bins)
+    upper = lower + 1
+    turned_mm = (1 - part) * distance[lower, column] + part * distance[upper, column]
+    in_angle = _interpolation(
+        [
+            (lor[lower, column].ravel(), (1 - part).ravel()),
+            (lor[upper, column].ravel(), part.ravel()),
+        ],
+        views * bins,
+    )
+    # In distance, view by view; a ring's distances may fall with the bin's number.
+    entries = []
+    for view in range(views):
+        order = np.argsort(turned_mm[view])
+        first, fraction = bracket(turned_mm[view][order], distances_mm)
+        entries.append([view * bins + order[first], view * bins + order[first + 1], fraction])
+    low, high, fraction = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    in_distance = _interpolation([(low, 1 - fraction), (high, fraction)], views * bins)
+    product = (in_distance @ in_angle).astype(np.float32)
+    return scipy.sparse.csr_array(
+        (product.data, product.indices.astype(np.int32), product.indptr.astype(np.int32)),
+        shape=product.shape,
+    )
+
+
+def bracket(increasing: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the value below each wanted one, and where between it and the next it lies."""
+    first = np.clip(np.searchsorted(increasing, wanted) - 1, 0, len(increasing) - 2)
+    gap = increasing[first + 1] - increasing[first]
+    return first, np.clip((wanted - increasing[first]) / gap, 0, 1)
+
+
+def _interpolation(
+    entries: list[tuple[np.ndarray, np.ndarray]], columns: int
+) -> scipy.sparse.csr_array:
+    """Matrix whose row r holds ``weight[r]`` in ``column[r]`` for every (column, weight)."""
+    rows = np.tile(np.arange(len(entries[0][0])), len(entries))
+    column, weight = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    shape = (len(entries[0][0]), columns)
+    return scipy.sparse.coo_array((weight, (rows, column)), shape=shape).tocsr()
+
+
+def reconstruct(
+    sinogram: Path, output: Path, settings: Mapping[str, Any], ring: Ring, grid: Grid
+) -> None:
+    """Rule ``fbp``: reconstruct a subject's slices, a rotation at a time.
+
+    Parameters
+    ----------
+    settings
+        The configuration's section ``fbp``: ``window`` and ``cutoff``.
+    """
+    method = FilteredBackProjection(ring, grid, settings["window"], settings["cutoff"])
+    images = []
+    with hdf5.opened(sinogram, SINOGRAM) as file:
+        identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
+        for rotation in np.unique(identity["rotation"]):
+            rows = np.flatnonzero(identity["rotation"] == rotation)
+            volume = np.s_[rows[0] : rows[-1] + 1]
+            trues = hdf5.finite(file["prompts"], volume).astype(np.float32)
+            trues -= hdf5.finite(file["background"], volume)[:, None, None]
+            trues /= hdf5.finite(file["attenuation_factors"], volume)
+            images.append(method(trues / hdf5.finite(file["scale"], volume)[:, None, None]))
+        facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
+    hdf5.write(
+        output,
+        FBP,
+        {"image": np.concatenate(images), **identity},
+        hdf5.provenance({"fbp": dict(settings)}, device="cpu", **facts),
+    )

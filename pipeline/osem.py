@@ -1,0 +1,118 @@
+"""Rule ``osem``: ordered-subsets expectation maximisation of many slices at once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import threshold
+
+from pipeline import hdf5
+from pipeline.forward_model import ForwardModel
+from pipeline.kinds import OSEM, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
+from pipeline.projector import Projector
+
+SLICES_AT_A_TIME = 25
+"""Columns of the matrices: few enough for a core's cache, enough to read the matrix seldom."""
+
+FEWEST_COUNTS = 1e-9
+"""Expected counts below this are taken as this, so that 0 / 0 is 0."""
+
+SMALLEST_PIXEL = 1e-20
+"""Pixels (counts per mm) below this become 0. Outside the head they fall towards 0 at every update,
+and arithmetic with the subnormal numbers that they would reach is an order of magnitude slower."""
+
+
+def osem(
+    model: ForwardModel,
+    prompts: Sequence[torch.Tensor],
+    background: torch.Tensor,
+    iterations: int,
+) -> Iterator[torch.Tensor]:
+    """Ordered subsets EM (Hudson and Larkin, IEEE TMI 13(4), 1994).
+
+    Each subset s updates ``x <- x / (M_s^T 1) * M_s^T (y_s / (M_s x + r))``, starting from ones
+    inside the field of view. With one subset this is MLEM.
+
+    Parameters
+    ----------
+    model : ForwardModel
+        M.
+    prompts : sequence of tensors (lor, slice)
+        y, one a subset.
+    background : tensor (slice,)
+        r, expected counts in every bin.
+    iterations : int
+        Passes over all subsets.
+
+    Yields
+    ------
+    tensor (pixel, slice)
+        The image after each iteration, in counts per mm; always the same tensor.
+    """
+    subsets = range(model.projector.subsets)
+    pixels, slices = len(model.sensitivity[0]), prompts[0].shape[1]
+    image = torch.ones(pixels, slices, device=background.device)
+    seen = [torch.where(part > 0, 1 / part, 0) for part in model.sensitivity]
+    for _ in range(iterations):
+        for subset in subsets:
+            expected = model.forward(image, subset).add_(background).clamp_min_(FEWEST_COUNTS)
+            image *= model.back(torch.div(prompts[subset], expected, out=expected), subset)
+            image *= seen[subset]
+            threshold(image, SMALLEST_PIXEL, 0.0, inplace=True)
+        yield image
+
+
+def reconstruct(
+    sinogram: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    simulation: Mapping[str, Any],
+    projector: Projector,
+) -> None:
+    """Rule ``osem``: reconstruct a subject's slices.
+
+    Parameters
+    ----------
+    settings
+        The configuration's section ``osem``.
+    simulation
+        Its section ``simulation``: the attenuation and the resolution that were simulated are
+        modelled here.
+    projector
+        On the reconstruction grid, with the subsets of ``settings``.
+    """
+    plain = ForwardModel(projector, simulation["psf_fwhm_mm"])
+    images = []
+    with hdf5.opened(sinogram, SINOGRAM) as file:
+        identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
+        for start in range(0, len(identity["rotation"]), SLICES_AT_A_TIME):
+            part = np.s_[start : start + SLICES_AT_A_TIME]
+            prompts = _subsets(projector, hdf5.finite(file["prompts"], part))
+            background = torch.from_numpy(hdf5.finite(file["background"], part))
+            model = plain
+            if simulation["attenuation"]:
+                factors = _subsets(projector, hdf5.finite(file["attenuation_factors"], part))
+                model = ForwardModel(projector, simulation["psf_fwhm_mm"], factors)
+            *_, image = osem(
+                model, prompts, background.to(projector.device), settings["iterations"]
+            )
+            scale = hdf5.finite(file["scale"], part)
+            images.append(projector.images(image) / scale[:, None, None])
+        facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
+    hdf5.write(
+        output,
+        OSEM,
+        {"image": np.concatenate(images), **identity},
+        hdf5.provenance(
+            {"osem": dict(settings), "simulation": dict(simulation)},
+            projector=projector.name,
+            device=str(projector.device),
+            **facts,
+        ),
+    )
+
+
+def _subsets(projector: Projector, sinograms: np.ndarray) -> list[torch.Tensor]:
+    return [projector.lors(sinograms, subset) for subset in range(projector.subsets)]

@@ -1,0 +1,150 @@
+"""Rule ``preview``: look into any HDF5 file of the pipeline.
+
+``python -m pipeline.preview FILE`` prints what the file holds and draws a contact sheet beside it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import h5py
+import matplotlib
+import numpy as np
+import typer
+from rich.console import Console
+from rich.tree import Tree
+
+from pipeline.errors import InputError
+from pipeline.hdf5 import SCHEMA_VERSION, atomic
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+SHOWN = 6
+"""Images of each dataset on a contact sheet."""
+
+
+def open_any(path: Path) -> h5py.File:
+    """Open an HDF5 file of this pipeline, whatever its kind.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged or not the pipeline's.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(
+            path, f"cannot be opened as HDF5 ({error})", "check the path, or run its rule again"
+        ) from None
+    if file.attrs.get("schema_version") != SCHEMA_VERSION:
+        found = file.attrs.get("schema_version")
+        file.close()
+        raise InputError(
+            path,
+            f"has schema version {found}, not {SCHEMA_VERSION}",
+            "only files that this version of the pipeline wrote can be previewed",
+        )
+    return file
+
+
+def tree(path: Path) -> Tree:
+    """Tree of datasets (shape, dtype, units, axes, meaning) and attributes of a file."""
+    with open_any(path) as file:
+        size_mb = path.stat().st_size / 1e6
+        root = Tree(f"[bold]{path}[/]  {file.attrs['kind']}, {size_mb:.1f} MB")
+        datasets = root.add("datasets")
+        for name, dataset in file.items():
+            axes = ", ".join(dimension.label for dimension in dataset.dims)
+            stored_mb = dataset.id.get_storage_size() / 1e6
+            datasets.add(
+                f"[bold]{name}[/] ({axes}) = {dataset.shape} {dataset.dtype}, "
+                f"in {dataset.attrs['units']}: {dataset.attrs['description']} "
+                f"[dim]({stored_mb:.1f} MB stored)[/]"
+            )
+        attributes = root.add("attributes")
+        for name, value in sorted(file.attrs.items()):
+            attributes.add(f"{name} = {value}".replace("[", r"\["))
+    return root
+
+
+def contact_sheet(path: Path, output: Path) -> None:
+    """Draw some images of every dataset with at least three axes as one PNG.
+
+    Images have row 0 on top: anterior up and the patient's left on the right, once a file is in
+    patient orientation (LPS). All images of a row share one grey scale, given in its colour bar.
+
+    Raises
+    ------
+    InputError
+        If the file holds no images, or cannot be read.
+    """
+    with open_any(path) as file:
+        names = [name for name in file if file[name].ndim == 3]
+        if not names:
+            raise InputError(
+                path, f"a '{file.attrs['kind']}' holds no images", "preview another kind of file"
+            )
+        figure, grid = plt.subplots(
+            len(names),
+            SHOWN,
+            figsize=(2.1 * SHOWN + 1.2, 2.2 * len(names) + 0.7),
+            squeeze=False,
+            layout="constrained",
+        )
+        for axes, name in zip(grid, names, strict=True):
+            _draw_row(axes, file[name], file)
+        subject = file.attrs.get("subject", "")
+        orientation = file.attrs.get("orientation", "")
+        figure.suptitle(f"{file.attrs['kind']} {subject} ({orientation})")
+        with atomic(output) as temporary:
+            figure.savefig(temporary, dpi=110, format="png")
+        plt.close(figure)
+
+
+def _draw_row(axes: np.ndarray, dataset: h5py.Dataset, file: h5py.File) -> None:
+    name = Path(dataset.name).name
+    chosen = np.linspace(0, len(dataset) - 1, len(axes) + 2).round().astype(int)[1:-1]
+    images = [dataset[int(index)] for index in chosen]
+    whole = name == "labels"
+    low = min(0, min(float(image.min()) for image in images))
+    high = max(float(image.max()) for image in images) or 1.0
+    style: dict[str, Any] = {"vmin": low, "vmax": high, "interpolation": "nearest"}
+    style["cmap"] = "tab20" if whole else "inferno"
+    for ax, index, image in zip(axes, chosen, images, strict=True):
+        aspect = image.shape[1] / image.shape[0] if "sinogram" in file.attrs["kind"] else "equal"
+        shown = ax.imshow(image, aspect=aspect, **style)
+        where = f"slice {index}"
+        if "rotation_deg" in file:
+            where = f"slice {file['slice_index'][index]}, {file['rotation_deg'][index]:.0f}°"
+        ax.set_title(where, fontsize=8)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    vertical, horizontal = (dimension.label for dimension in list(dataset.dims)[1:])
+    axes[0].set_ylabel(f"{name}\n{vertical}", fontsize=9)
+    axes[0].set_xlabel(horizontal, fontsize=8)
+    bar = axes[-1].figure.colorbar(shown, ax=list(axes), fraction=0.02, pad=0.01)
+    bar.set_label(dataset.attrs["units"], fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="Any HDF5 file of the pipeline.")],
+    sheet: Annotated[
+        Path | None, typer.Option(help="Where the contact sheet goes; default: beside FILE.")
+    ] = None,
+) -> None:
+    """Print what FILE holds and draw its images."""
+    console = Console()
+    output = sheet or file.with_suffix(".png")
+    try:
+        console.print(tree(file))
+        contact_sheet(file, output)
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    console.print(f"contact sheet: {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,124 @@
+"""Rule ``sinogram``: noisy prompts of the slices, as the scanner would count them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline import hdf5
+from pipeline.forward_model import ForwardModel
+from pipeline.kinds import SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
+from pipeline.projector import Projector
+from pipeline.seeds import generator
+
+PER_CM_TO_PER_MM = 0.1
+
+
+def volume_scale(trues: np.ndarray, prompts_per_slice: float, background_fraction: float) -> float:
+    """Scale that gives a volume's slices the wanted prompts on average.
+
+    Parameters
+    ----------
+    trues : array (slice, view, radial)
+        Line integrals of all slices of one volume: they keep their relative activity.
+    prompts_per_slice : float
+        Mean over the volume, background included.
+    background_fraction : float
+        Part of the prompts that is background, in [0, 1).
+    """
+    mean = trues.sum(axis=(1, 2), dtype=np.float64).mean()
+    return prompts_per_slice * (1 - background_fraction) / mean
+
+
+def background_level(trues: np.ndarray, background_fraction: float) -> np.ndarray:
+    """Expected background per bin (slice,) that makes up a fraction of each slice's prompts."""
+    total = trues.sum(axis=(1, 2), dtype=np.float64)
+    bins = trues.shape[1] * trues.shape[2]
+    return (total * background_fraction / (1 - background_fraction) / bins).astype(np.float32)
+
+
+def poisson_counts(
+    expected: np.ndarray, seed: int, subject: str, rotation: int, slice_index: int
+) -> np.ndarray:
+    """Poisson counts (view, radial) uint32 of one slice; the draw belongs to that slice alone."""
+    rng = generator(seed, "poisson", subject, rotation, slice_index)
+    return rng.poisson(expected.astype(np.float64)).astype(np.uint32)
+
+
+def attenuation_factors(projector: Projector, attenuation_per_cm: np.ndarray) -> np.ndarray:
+    """Factors exp(-mu L), (slice, view, radial), of attenuation images (slice, y, x) in 1/cm."""
+    return np.exp(-projector.project(attenuation_per_cm * np.float32(PER_CM_TO_PER_MM)))
+
+
+def sinogram(slices: Path, output: Path, settings: Mapping[str, Any], projector: Projector) -> None:
+    """Rule ``sinogram``: project, attenuate, add background and count, a rotation at a time.
+
+    Parameters
+    ----------
+    settings
+        The configuration's section ``simulation``.
+    projector
+        On the simulation grid.
+    """
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in SINOGRAM.datasets}
+    with hdf5.opened(slices, SLICES) as file:
+        rotations = hdf5.finite(file["rotation"])
+        for rotation in np.unique(rotations):
+            rows = np.flatnonzero(rotations == rotation)
+            volume = np.s_[rows[0] : rows[-1] + 1]
+            for name, array in _acquire(file, volume, settings, projector).items():
+                parts[name].append(array)
+        facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
+        oversampling = file.attrs["oversampling"]
+    hdf5.write(
+        output,
+        SINOGRAM,
+        {name: np.concatenate(arrays) for name, arrays in parts.items()},
+        hdf5.provenance(
+            {"simulation": dict(settings)},
+            projector=projector.name,
+            device=str(projector.device),
+            oversampling=oversampling,
+            psf_fwhm_mm=settings["psf_fwhm_mm"],
+            **facts,
+        ),
+    )
+
+
+def _acquire(
+    file: h5py.File,
+    volume: slice,
+    settings: Mapping[str, Any],
+    projector: Projector,
+) -> dict[str, np.ndarray]:
+    """Datasets of `SINOGRAM` for the slices ``volume`` of an open file of `SLICES`."""
+    identity = {name: hdf5.finite(file[name], volume) for name in SLICE_IDENTITY}
+    shape = (len(identity["rotation"]), projector.ring.views, projector.ring.radial_bins)
+    model = ForwardModel(projector, settings["psf_fwhm_mm"])
+    columns = projector.columns(hdf5.finite(file["activity"], volume))
+    trues = projector.sinograms([model.forward(columns, s) for s in range(projector.subsets)])
+    factors = np.ones(shape, dtype=np.float32)
+    if settings["attenuation"]:
+        factors = attenuation_factors(projector, hdf5.finite(file["attenuation"], volume))
+        trues *= factors
+    fraction = settings["background_fraction"]
+    scale = volume_scale(trues, settings["prompts_per_slice"], fraction)
+    trues *= np.float32(scale)
+    background = background_level(trues, fraction)
+    expected = trues + background[:, None, None]
+    seed, subject = int(file.attrs["seed"]), file.attrs["subject"]
+    counts = [
+        poisson_counts(image, seed, subject, int(rotation), int(index))
+        for image, rotation, index in zip(
+            expected, identity["rotation"], identity["slice_index"], strict=True
+        )
+    ]
+    return {
+        "prompts": np.stack(counts),
+        "attenuation_factors": factors,
+        "background": background,
+        "scale": np.full(shape[0], scale, dtype=np.float32),
+        **identity,
+    }

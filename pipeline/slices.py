@@ -1,0 +1,216 @@
+"""Rule ``slices``: rotated axial slices on the scanner's grid, in one anti-aliased interpolation.
+
+A pixel is the mean of the phantom over the pixel's extent (a box as wide as the pixel and as thick
+as the slice), read at the pixel's rotated centre by linear interpolation between phantom voxels. So
+the phantom is interpolated once, whatever the rotation, and not once for the resampling and again
+for the rotation. Since the rotation is in-plane, slice thickness, box and interpolation separate.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from scipy.ndimage import affine_transform, convolve1d
+
+from pipeline import hdf5
+from pipeline.errors import InputError
+from pipeline.geometry import Grid
+from pipeline.kinds import PHANTOM, SLICES
+from pipeline.seeds import generator
+
+GREY_MATTER, WHITE_MATTER = 2, 3
+"""BrainWeb classes that make up the brain."""
+
+
+def rotation_angles_deg(rotations: int, max_deg: float, seed: int, subject: str) -> np.ndarray:
+    """Angles (rotations,) of a subject: the first 0, the others uniform in +-max_deg."""
+    drawn = generator(seed, "rotation", subject).uniform(-max_deg, max_deg, rotations)
+    drawn[0] = 0
+    return drawn.astype(np.float32)
+
+
+def brain_slices(
+    labels: np.ndarray, voxel_mm: float, slice_mm: float, volume_slices: int, count: int
+) -> np.ndarray:
+    """Spread ``count`` axial slices evenly over the brain.
+
+    Parameters
+    ----------
+    labels : array (z, y, x)
+        Centred on the volume of ``volume_slices`` slices of ``slice_mm``.
+    voxel_mm : float
+        Thickness of the labels' slices.
+
+    Returns
+    -------
+    array (count,) of int
+        Increasing, no slice twice; the first and last hold grey or white matter.
+
+    Raises
+    ------
+    InputError
+        If the brain has fewer slices.
+    """
+    in_brain = ((labels == GREY_MATTER) | (labels == WHITE_MATTER)).any(axis=(1, 2))
+    centres_mm = (np.arange(volume_slices) - (volume_slices - 1) / 2) * slice_mm
+    nearest = np.rint(centres_mm / voxel_mm + (len(labels) - 1) / 2).astype(int)
+    inside = (nearest >= 0) & (nearest < len(labels))
+    held = np.flatnonzero(inside & in_brain[np.clip(nearest, 0, len(labels) - 1)])
+    if len(held) == 0 or held[-1] - held[0] + 1 < count:
+        raise InputError(
+            "slices.per_volume",
+            f"{count} slices asked for, the brain covers {len(held)} slices of {slice_mm} mm",
+            f"ask for at most {len(held)}, or make the slices thinner",
+        )
+    return np.rint(np.linspace(held[0], held[-1], count)).astype(int)
+
+
+def box_weights(width: float) -> np.ndarray:
+    """Weights of a box ``width`` voxels wide over the voxels it covers, centred on one of them.
+
+    Their sum is 1. A box narrower than a voxel is that voxel: nothing can alias.
+    """
+    reach = int(np.ceil(max(width - 1, 0) / 2))
+    offsets = np.abs(np.arange(-reach, reach + 1))
+    weights = np.clip((width + 1) / 2 - offsets, 0, 1) if reach else np.ones(1)
+    return weights / weights.sum()
+
+
+def axial_means(volume: h5py.Dataset, centres: np.ndarray, thickness: float) -> np.ndarray:
+    """Means over the thickness of a slice, at some positions.
+
+    Parameters
+    ----------
+    volume : dataset (z, y, x)
+    centres : array (slice,)
+        Positions along z, in voxels.
+    thickness : float
+        In voxels.
+
+    Returns
+    -------
+    array (slice, y, x), float32
+    """
+    edges = np.arange(volume.shape[0] + 1) - 0.5
+    result = np.zeros((len(centres), *volume.shape[1:]), dtype=np.float32)
+    for mean, centre in zip(result, centres, strict=True):
+        lower, upper = centre - thickness / 2, centre + thickness / 2
+        overlap = np.minimum(edges[1:], upper) - np.maximum(edges[:-1], lower)
+        covered = np.flatnonzero(overlap > 0)
+        slab = hdf5.finite(volume, np.s_[covered[0] : covered[-1] + 1])
+        for weight, plane in zip(overlap[covered] / thickness, slab, strict=True):
+            mean += np.float32(weight) * plane
+    return result
+
+
+def resample(planes: np.ndarray, voxel_mm: np.ndarray, grid: Grid, angle_deg: float) -> np.ndarray:
+    """Pixels of a rotated grid: box means of the planes at the rotated pixel centres.
+
+    Parameters
+    ----------
+    planes : array (slice, y, x)
+        Already averaged over the box by `box_mean`; centred on the axis.
+    voxel_mm : array (2,)
+        Their pixel size along y and x.
+    grid : Grid
+        Where values are wanted.
+    angle_deg : float
+        Turns the object from the x towards the y axis (clockwise on the screen).
+
+    Returns
+    -------
+    array (slice, grid.size, grid.size), of the planes' dtype
+    """
+    return _at_pixel_centres(planes, voxel_mm, grid, angle_deg, order=1)
+
+
+def nearest(labels: np.ndarray, voxel_mm: np.ndarray, grid: Grid, angle_deg: float) -> np.ndarray:
+    """Class of the voxel in which each rotated pixel centre lies; parameters as `resample`."""
+    return _at_pixel_centres(labels, voxel_mm, grid, angle_deg, order=0)
+
+
+def _at_pixel_centres(
+    planes: np.ndarray, voxel_mm: np.ndarray, grid: Grid, angle_deg: float, order: int
+) -> np.ndarray:
+    angle = np.deg2rad(float(angle_deg))
+    # Object turned by +angle: the value at p is the unturned object's at R(-angle) p; in (y, x).
+    turn_back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn_back * grid.pixel_mm / np.asarray(voxel_mm)[:, None]
+    centre = (np.array(planes.shape[1:]) - 1) / 2
+    offset = centre - matrix @ np.full(2, (grid.size - 1) / 2)
+    result = np.empty((len(planes), grid.size, grid.size), dtype=planes.dtype)
+    for pixels, plane in zip(result, planes, strict=True):
+        affine_transform(plane, matrix, offset, output=pixels, order=order, mode="constant")
+    return result
+
+
+def box_mean(planes: np.ndarray, voxel_mm: np.ndarray, pixel_mm: float) -> np.ndarray:
+    """Mean of planes (slice, y, x) over a box of one pixel around every voxel."""
+    for axis, size_mm in enumerate(voxel_mm, start=1):
+        weights = box_weights(pixel_mm / size_mm)
+        planes = convolve1d(planes, weights, axis=axis, mode="constant")
+    return planes
+
+
+def slices(
+    phantom: Path,
+    output: Path,
+    subject: str,
+    seed: int,
+    settings: Mapping[str, Any],
+    oversampling: int,
+) -> None:
+    """Rule ``slices``: write all rotations of a subject's slices, rotation by rotation.
+
+    Parameters
+    ----------
+    settings
+        The configuration's section ``slices``.
+    oversampling : int
+        Activity and attenuation are wanted on a grid this many times finer than the
+        reconstruction's; labels on the latter.
+    """
+    grid = Grid(settings["size"], settings["pixel_mm"])
+    fine = grid.finer(oversampling)
+    angles = rotation_angles_deg(settings["rotations"], settings["max_rotation_deg"], seed, subject)
+    with hdf5.opened(phantom, PHANTOM) as file:
+        voxel_mm = np.asarray(file.attrs["voxel_mm"])
+        labels = hdf5.finite(file["labels"])
+        chosen = brain_slices(
+            labels,
+            voxel_mm[0],
+            settings["slice_mm"],
+            settings["volume_slices"],
+            settings["per_volume"],
+        )
+        from_centre_mm = (chosen - (settings["volume_slices"] - 1) / 2) * settings["slice_mm"]
+        centres = from_centre_mm / voxel_mm[0] + (len(labels) - 1) / 2
+        arrays: dict[str, np.ndarray] = {}
+        for name in ("activity", "attenuation"):
+            planes = axial_means(file[name], centres, settings["slice_mm"] / voxel_mm[0])
+            planes = box_mean(planes, voxel_mm[1:], fine.pixel_mm)
+            arrays[name] = np.concatenate(
+                [resample(planes, voxel_mm[1:], fine, angle) for angle in angles]
+            )
+        planes = labels[np.rint(centres).astype(int)]
+        arrays["labels"] = np.concatenate(
+            [nearest(planes, voxel_mm[1:], grid, angle) for angle in angles]
+        )
+        attributes = hdf5.provenance(
+            {"slices": dict(settings), "oversampling": oversampling},
+            seed=seed,
+            oversampling=oversampling,
+            pixel_mm=grid.pixel_mm,
+            slice_mm=settings["slice_mm"],
+            orientation=file.attrs["orientation"],
+            subject=subject,
+            source=file.attrs["source"],
+            labels_sha256=file.attrs["labels_sha256"],
+        )
+    count = len(chosen)
+    arrays["rotation"] = np.repeat(np.arange(len(angles), dtype=np.uint8), count)
+    arrays["rotation_deg"] = np.repeat(angles, count)
+    arrays["slice_index"] = np.tile(chosen.astype(np.int16), len(angles))
+    hdf5.write(output, SLICES, arrays, attributes)

@@ -1,0 +1,440 @@
+import gzip
+import hashlib
+import os
+import socket
+import struct
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.io import netcdf_file
+
+from pipeline import brainweb, hdf5, kinds
+from pipeline.errors import InputError
+from pipeline.subjects import read_subjects
+
+TABLE = Path(__file__).parents[1] / "data" / "subjects.tsv"
+SMALL = (3, 4, 5)
+CODES = np.array([0, 16, 32, 48, 64, 80, 96, 112, 128, 145, 161, 177])
+"""What raw files hold for each class."""
+
+HTML = b"<!DOCTYPE html>\n<html><head><title>503 Service\n Unavailable</title></head></html>"
+
+labels_arrays = arrays(np.uint8, SMALL, elements=st.integers(0, 11))
+
+
+def some_labels(seed: int = 0) -> np.ndarray:
+    labels = np.random.default_rng(seed).integers(0, 12, SMALL, dtype=np.uint8)
+    labels[0, 0, 0] = 11
+    return labels
+
+
+def minc(
+    voxels: np.ndarray,
+    *,
+    step: tuple[float, ...] = brainweb.VOXEL_MM,
+    axes: tuple[str, ...] = ("zspace", "yspace", "xspace"),
+    highest: float = 255.0,
+    valid_range: tuple[float, float] = (0.0, 255.0),
+) -> bytes:
+    """Encode unsigned bytes as MINC1, laid out as BrainWeb's files are."""
+    stream = BytesIO()
+    file = netcdf_file(stream, "w")
+    for axis, length, size in zip(axes, voxels.shape, step, strict=True):
+        file.createDimension(axis, length)
+        dimension = file.createVariable(axis, "i", ())
+        dimension.spacing, dimension.step, dimension.start = b"regular__", size, -10.0
+        dimension.data[...] = 0
+    for name, value in (("image-min", 0.0), ("image-max", highest)):
+        file.createVariable(name, "d", ()).data[...] = value
+    image = file.createVariable("image", "b", axes)
+    image.signtype, image.valid_range = b"unsigned", np.array(valid_range, ">f8")
+    image[:] = voxels.view(np.int8)
+    file.flush()
+    return stream.getvalue()
+
+
+def raw_short(labels: np.ndarray) -> bytes:
+    return gzip.compress(CODES[labels].astype("<u2").tobytes())
+
+
+@pytest.fixture(autouse=True)
+def small_volumes(monkeypatch):
+    monkeypatch.setattr(brainweb, "SHAPE", SMALL)
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.mnc", lambda labels: minc(labels)),
+        ("a.mnc.gz", lambda labels: gzip.compress(minc(labels))),
+        ("unpacked_by_a_browser.mnc.gz", lambda labels: minc(labels)),
+        ("rescaled.mnc", lambda labels: minc(labels * 20, highest=12.75)),
+        ("a.bin.gz", raw_short),
+        ("a.rawb.gz", lambda labels: gzip.compress(CODES[labels].astype("u1").tobytes())),
+        ("numbers.rawb.gz", lambda labels: gzip.compress(labels.tobytes())),
+    ],
+)
+def test_reads_every_format(tmp_path, name, content):
+    labels = some_labels()
+    path = tmp_path / name
+    path.write_bytes(content(labels))
+    found = brainweb.read_labels(path)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, labels)
+
+
+@given(labels=labels_arrays, low_bits=arrays(np.uint8, SMALL, elements=st.integers(0, 15)))
+def test_raw_short_ignores_the_low_bits(labels, low_bits):
+    codes = (labels.astype("<u2") << 4) + low_bits
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.bin.gz")
+        path.write_bytes(gzip.compress(codes.tobytes()))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(brainweb, "SHAPE", SMALL)
+            assert np.array_equal(brainweb.read_labels(path), labels)
+
+
+@given(labels=labels_arrays)
+def test_minc_round_trip(labels):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.mnc")
+        path.write_bytes(minc(labels))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(brainweb, "SHAPE", SMALL)
+            assert np.array_equal(brainweb.read_labels(path), labels)
+
+
+def test_raw_volume_of_full_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(brainweb, "SHAPE", (362, 434, 362))
+    path = tmp_path / "subject_04.bin.gz"
+    path.write_bytes(gzip.compress(bytes(2 * 362 * 434 * 362), 1))
+    labels = brainweb.read_labels(path)
+    assert labels.shape == (362, 434, 362)
+    assert not labels.any()
+
+
+LABELS = some_labels()
+PACKED = gzip.compress(minc(LABELS))
+OTHER_CRC = PACKED[:-8] + struct.pack("<I", 1) + PACKED[-4:]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.mnc.gz", None, "No such file"),
+        ("a.nii.gz", b"", "unknown suffix '.nii.gz'"),
+        ("a.mnc.gz", b"", "not a MINC1 volume"),
+        ("a.mnc.gz", PACKED[:-40], "truncated or damaged gzip"),
+        ("a.mnc.gz", PACKED[:10], "truncated or damaged gzip"),
+        ("a.mnc.gz", OTHER_CRC, "truncated or damaged gzip"),
+        ("a.bin.gz", raw_short(LABELS)[:-12], "truncated or damaged gzip"),
+        ("a.mnc", minc(LABELS)[:-20], "not a MINC1 volume"),
+        ("a.mnc", b"\x89HDF\r\n\x1a\n" + bytes(500), "starts with b'\\x89HDF"),
+        ("a.mnc.gz", HTML, "HTML page, not a volume: '503 Service Unavailable'"),
+        ("a.mnc.gz", gzip.compress(HTML), "HTML page, not a volume: '503 Service Unavailable'"),
+        ("a.bin.gz", HTML, "HTML page, not a volume: '503 Service Unavailable'"),
+        ("a.rawb.gz", b"\n<p>Too many users" + b"!" * 99, "'<p>Too many users!!!"),
+        ("a.mnc", minc(LABELS[:2]), "shape (2, 4, 5), not (3, 4, 5)"),
+        ("a.mnc", minc(LABELS, step=(0.5, 0.5, -0.5)), "does not run to superior"),
+        ("a.mnc", minc(LABELS, step=(1.0, 1.0, 1.0)), "does not run to superior"),
+        ("a.mnc", minc(LABELS, axes=("zspace", "xspace", "yspace")), "does not run to superior"),
+        ("a.mnc", minc(LABELS, valid_range=(0, 300)), "not a MINC1 volume"),
+        ("a.mnc", minc(LABELS, highest=127.5), "which is no class"),
+        ("a.mnc", minc(LABELS, highest=1e6), "not 0 to 11"),
+        ("a.mnc", minc(LABELS, highest=-255.0), "not 0 to 11"),
+        ("a.mnc", minc(LABELS + np.uint8(1)), "labels up to 12"),
+        ("a.bin.gz", gzip.compress(bytes(60)), "60 bytes, not 120"),
+        ("a.bin.gz", gzip.compress(np.full(60, 192, "<u2").tobytes()), "labels up to 12"),
+        ("a.bin.gz", gzip.compress(CODES[LABELS].astype(">u2").tobytes()), "labels up to 255"),
+        ("a.rawb.gz", gzip.compress(np.full(60, 192, "u1").tobytes()), "labels up to 12"),
+        ("a.rawb.gz", gzip.compress(bytes(59)), "59 bytes, not 60"),
+        ("a.rawb.gz", gzip.compress(bytes(61)), "more than the 60 bytes"),
+        ("a.rawb.gz", gzip.compress(bytes(50_000_000), 1), "more than the 60 bytes"),
+        ("a.mnc.gz", gzip.compress(bytes(50_000_000), 1), "more than the 1048696 bytes"),
+    ],
+)
+def test_refuses_what_is_no_label_volume(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        brainweb.read_labels(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.remedy
+
+
+# Whose labels
+
+
+def test_hash_is_of_the_values_alone():
+    labels = some_labels()
+    expected = hashlib.sha256(labels.tobytes()).hexdigest()
+    assert brainweb.labels_sha256(labels) == expected
+    assert brainweb.labels_sha256(np.asfortranarray(labels)) == expected
+    with pytest.raises(ValueError, match="int16"):
+        brainweb.labels_sha256(labels.astype(np.int16))
+
+
+def test_verify():
+    labels = some_labels()
+    own, other = brainweb.labels_sha256(labels), "0" * 64
+    known = {"subject04": other, "subject05": own}
+    assert brainweb.verify(labels, "subject05", own, known, "file") == own
+    with pytest.raises(InputError, match="file: holds subject05, not subject04"):
+        brainweb.verify(labels, "subject04", other, known, "file")
+    with pytest.raises(InputError, match="holds subject05, not subject06"):
+        brainweb.verify(labels, "subject06", None, known, "file")
+    with pytest.raises(InputError, match=f"{own}; subject04 has {other}"):
+        brainweb.verify(labels, "subject04", other, {"subject04": other}, "file")
+
+
+def test_verify_warns_when_there_is_no_hash(caplog):
+    assert brainweb.verify(some_labels(), "subject04", None, {}, "file")
+    assert "labels of subject04 not verified" in caplog.text
+
+
+# A local folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "subject04_crisp_v.mnc.gz",
+        "subject04_crisp_v.mnc",
+        "subject04_crisp_v.rawb.gz",
+        "subject04_crisp_v.bin.gz",
+        "subject_04.bin.gz",
+    ],
+)
+def test_finds_accepted_names(tmp_path, name):
+    (tmp_path / "subject05_crisp_v.mnc.gz").touch()
+    (tmp_path / name).touch()
+    assert brainweb.find_local(tmp_path, "subject04") == tmp_path / name
+
+
+def test_says_what_it_looked_for(tmp_path):
+    with pytest.raises(InputError, match=r"lacks subject04; looked for .*, subject_04\.bin\.gz"):
+        brainweb.find_local(tmp_path, "subject04")
+    with pytest.raises(InputError, match="is not a folder"):
+        brainweb.find_local(tmp_path / "nowhere", "subject04")
+
+
+def test_fetch_from_a_folder(tmp_path, caplog):
+    labels = some_labels()
+    sha256 = brainweb.labels_sha256(labels)
+    (tmp_path / "subject_04.bin.gz").write_bytes(raw_short(labels))
+    output = tmp_path / "subject04.h5"
+    with caplog.at_level("INFO", "pipeline.brainweb"):
+        brainweb.fetch(output, "subject04", {"subject04": sha256}, str(tmp_path))
+    found, attributes = hdf5.read(output, kinds.LABELS)
+    assert np.array_equal(found["labels"], labels)
+    assert attributes["source"] == "brainweb"
+    assert attributes["origin"] == "subject_04.bin.gz"
+    assert attributes["subject"] == "subject04"
+    assert attributes["orientation"] == "RAS"
+    assert attributes["labels_sha256"] == sha256
+    assert attributes["voxel_mm"].tolist() == [0.5, 0.5, 0.5]
+    assert sha256 in caplog.text
+
+
+def test_fetch_writes_nothing_for_another_subject(tmp_path):
+    (tmp_path / "subject_04.bin.gz").write_bytes(raw_short(some_labels()))
+    known = {"subject04": "0" * 64, "subject05": brainweb.labels_sha256(some_labels())}
+    with pytest.raises(InputError, match="holds subject05, not subject04"):
+        brainweb.fetch(tmp_path / "subject04.h5", "subject04", known, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["subject_04.bin.gz"]
+
+
+# The network
+
+
+class Server:
+    """HTTP server on this machine that answers each request with the next of its answers."""
+
+    def __init__(self):
+        self.answers = []
+        self.paths = []
+        self.stopped = threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.paths.append(self.path)
+                answer = server.answers[min(len(server.paths), len(server.answers)) - 1]
+                with suppress(OSError):
+                    answer(self, server.stopped)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.http.server_address[1]}/cgi/brainweb1"
+
+    def stop(self):
+        self.stopped.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def answer(body, status=200, length=None):
+    def send(handler, stopped):
+        handler.send_response(status)
+        if length is not None:
+            handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return send
+
+
+def reset(handler, stopped):
+    # A zero linger time makes close() send a reset instead of an orderly end.
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def drip(handler, stopped):
+    handler.send_response(200)
+    handler.end_headers()
+    while not stopped.wait(0.02):
+        handler.wfile.write(b"\x1f")
+
+
+def drip_headers(handler, stopped):
+    while not stopped.wait(0.02):
+        handler.wfile.write(b"H")
+        handler.wfile.flush()
+
+
+def flood(handler, stopped):
+    handler.send_response(200)
+    handler.end_headers()
+    while not stopped.is_set():
+        handler.wfile.write(bytes(2**16))
+
+
+def silence(handler, stopped):
+    stopped.wait(5)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(brainweb, "SERVER", server.url)
+    monkeypatch.setattr(brainweb, "RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    yield server
+    server.stop()
+
+
+def test_default_server_is_brainweb_over_https():
+    url = brainweb.download_url("subject04")
+    assert url.startswith("https://brainweb.bic.mni.mcgill.ca/cgi/brainweb1?")
+    assert "do_download_alias=subject04_crisp&" in url
+    assert "format_value=minc&" in url
+
+
+def test_fetch_downloads(tmp_path, server):
+    server.answers = [answer(PACKED, length=len(PACKED))]
+    known = {"subject04": brainweb.labels_sha256(LABELS)}
+    brainweb.fetch(tmp_path / "subject04.h5", "subject04", known)
+    found, attributes = hdf5.read(tmp_path / "subject04.h5", kinds.LABELS)
+    assert np.array_equal(found["labels"], LABELS)
+    assert attributes["origin"] == brainweb.download_url("subject04")
+    assert server.paths[0].startswith("/cgi/brainweb1?do_download_alias=subject04_crisp&")
+    assert [path.name for path in tmp_path.iterdir()] == ["subject04.h5"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        answer(b"", status=500),
+        answer(b"", status=503),
+        answer(b"", status=429),
+        reset,
+        answer(PACKED[:50], length=len(PACKED)),
+        answer(PACKED[:50]),
+    ],
+    ids=["500", "503", "429", "reset", "short body", "short gzip"],
+)
+def test_tries_again(tmp_path, server, failure):
+    server.answers = [failure, failure, failure, answer(PACKED)]
+    path = brainweb.download("subject04", tmp_path)
+    assert path.name == "subject04_crisp_v.mnc.gz"
+    assert np.array_equal(brainweb.read_labels(path), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("failure", "requests", "message"),
+    [
+        (answer(b"", status=404), 1, "404 Client Error"),
+        (answer(b"", status=500), 4, "500 Server Error"),
+        (reset, 4, "cannot be downloaded"),
+        (answer(PACKED[:50]), 4, "truncated or damaged gzip"),
+        (answer(HTML), 1, "HTML page, not a volume: '503 Service Unavailable'"),
+        (answer(gzip.compress(minc(LABELS[:2]))), 1, "shape (2, 4, 5)"),
+        (flood, 1, "more than 1000000 bytes"),
+    ],
+    ids=["404", "500", "reset", "short gzip", "html", "shape", "flood"],
+)
+def test_gives_up(tmp_path, server, monkeypatch, failure, requests, message):
+    monkeypatch.setattr(brainweb, "MAX_BYTES", 1_000_000)
+    server.answers = [failure]
+    with pytest.raises(InputError) as caught:
+        brainweb.fetch(tmp_path / "subject04.h5", "subject04", {})
+    assert message in str(caught.value)
+    assert caught.value.where == brainweb.download_url("subject04")
+    assert len(server.paths) == requests
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("slow", [drip, drip_headers, silence])
+def test_does_not_wait_for_ever(tmp_path, server, monkeypatch, slow):
+    monkeypatch.setattr(brainweb, "DEADLINE_S", 0.3)
+    server.answers = [slow]
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"has not sent the whole file within 0\.3 s"):
+        brainweb.fetch(tmp_path / "subject04.h5", "subject04", {})
+    assert time.monotonic() - started < 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_silent_server_is_asked_again(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(brainweb, "TIMEOUT_S", (1.0, 0.1))
+    server.answers = [silence, answer(PACKED)]
+    assert brainweb.download("subject04", tmp_path).is_file()
+    assert len(server.paths) == 2
+
+
+# BrainWeb's own volumes
+
+
+@pytest.mark.parametrize("subject", list(read_subjects(TABLE)))
+def test_volumes_of_brainweb(subject, monkeypatch):
+    folder = os.environ.get("BRAINWEB_DIR")
+    if not folder:
+        pytest.skip("BRAINWEB_DIR names no folder with BrainWeb's volumes")
+    monkeypatch.setattr(brainweb, "SHAPE", (362, 434, 362))
+    known = {name: entry.labels_sha256 or "" for name, entry in read_subjects(TABLE).items()}
+    path = brainweb.find_local(folder, subject)
+    labels = brainweb.read_labels(path)
+    brainweb.verify(labels, subject, known[subject], known, path)
+    assert labels.max() == len(brainweb.CLASSES) - 1

@@ -1,0 +1,107 @@
+"""Small shards and settings that the tests of the models share."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import hdf5
+from pipeline.shards import SHARD
+
+SIZE = 16
+
+SETTINGS: dict[str, Any] = {
+    "seed": 7,
+    "network": {
+        "size": SIZE,
+        "width": 8,
+        "multipliers": [1, 2],
+        "heads": 2,
+        "head_dim": 4,
+    },
+    "training": {
+        "device": "cpu",
+        "devices": 1,
+        "precision": "32-true",
+        "workers": 0,
+        "log_every_steps": 2,
+        "checkpoint_every_steps": 1,
+        "validate_every_steps": 3,
+        "validation_slices": 2,
+        "validation_sampling": {"sampler": "ddim", "steps": 2, "eta": 0.0, "guidance": 0.0},
+    },
+    "methods": {
+        "PnPNet": {
+            "epochs": 2,
+            "batch_size": 2,
+            "optimiser": "adam",
+            "learning_rate": 1e-3,
+            "betas": [0.9, 0.999],
+            "weight_decay": 0.0,
+            "dwt_weight": 0.1,
+            "wavelet": "haar",
+            "levels": 2,
+        },
+        "LegoPET": {
+            "features": "PnPNet",
+            "epochs": 2,
+            "batch_size": 2,
+            "optimiser": "adam",
+            "learning_rate": 1e-3,
+            "betas": [0.9, 0.999],
+            "weight_decay": 0.0,
+            "timesteps": 1000,
+            "beta_start": 1e-4,
+            "beta_end": 0.02,
+            "prediction": "epsilon",
+            "condition_dropout": 0.2,
+        },
+    },
+    "sampling": {"sampler": "ddim", "steps": 4, "eta": 0.5, "guidance": 0.5, "batch_size": 2},
+}
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """Copy `SETTINGS` with changes such as ``training__workers=1``."""
+    result = deepcopy(SETTINGS)
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        place = result
+        for key in path:
+            place = place[key]
+        place[last] = value
+    return result
+
+
+def make_shard(
+    path: Path,
+    *,
+    subject: str = "subject04",
+    slices: int = 5,
+    size: int = SIZE,
+    views: int = 12,
+    radial: int = 15,
+    brightness: float = 1.0,
+    seed: int = 0,
+) -> Path:
+    """Write a shard of random discs with two tissues."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    radius = np.hypot(y, x)[None] * rng.uniform(1, 1.3, (slices, 1, 1))
+    labels = np.select([radius < size / 6, radius < size / 3], [3, 2], 0).astype(np.uint8)
+    truth = np.select([labels == 2, labels == 3], [128.0, 32.0]).astype(np.float32) * brightness
+    noise = rng.normal(0, 4, truth.shape)
+    arrays = {
+        "sinogram": rng.poisson(50 * brightness, (slices, views, radial)).astype(np.uint32),
+        "osem": np.maximum(truth + noise, 0).astype(np.float32),
+        "fbp": (truth + 3 * noise).astype(np.float32),
+        "activity": truth.astype(np.float32),
+        "labels": labels,
+        "rotation": np.zeros(slices, dtype=np.uint8),
+        "rotation_deg": np.zeros(slices, dtype=np.float32),
+        "slice_index": np.arange(10, 10 + slices, dtype=np.int16),
+        "scale": np.ones(slices, dtype=np.float32),
+    }
+    hdf5.write(path, SHARD, arrays, hdf5.provenance({"seed": seed}, subject=subject))
+    return path

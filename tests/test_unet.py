@@ -1,0 +1,113 @@
+import pytest
+import torch
+
+from models.unet import Features, FullAttention, LinearAttention, RMSNorm, UNet
+from models.unet import trainable_parameters as count
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return UNet(width=8, multipliers=(1, 2, 3), heads=2, head_dim=4, **options)
+
+
+def test_parameter_counts_of_the_paper():
+    with torch.device("meta"):
+        assert count(UNet(in_channels=1)) == 33_550_209
+        assert count(UNet(in_channels=2, time_conditioned=True)) == 35_708_225
+
+
+def test_feature_shapes_of_the_paper():
+    with torch.device("meta"):
+        features = UNet().features(torch.zeros(1, 1, 256, 256))
+    assert [tuple(f.shape[1:]) for f in features.down] == [
+        (64, 256, 256),
+        (64, 128, 128),
+        (128, 64, 64),
+        (256, 32, 32),
+    ]
+    assert [tuple(f.shape[1:]) for f in features.middle] == [(512, 32, 32)] * 2
+
+
+def test_output_has_the_shape_of_the_input():
+    network = small(in_channels=2, time_conditioned=True)
+    assert network(torch.rand(3, 2, 8, 12), torch.tensor([0, 5, 999])).shape == (3, 1, 8, 12)
+
+
+def test_zero_features_change_nothing_and_others_do():
+    source, network = small(), small(in_channels=2, time_conditioned=True)
+    x, t = torch.rand(2, 2, 16, 16), torch.tensor([1, 500])
+    features = source.features(x[:, :1])
+    zeros = features.map(torch.zeros_like)
+    plain = network(x, t)
+    assert torch.equal(network(x, t, zeros), plain)
+    for index in range(len(features.down)):
+        down = tuple(f if i == index else z for i, (f, z) in enumerate(zip(*_downs(features, zeros))))
+        assert not torch.allclose(network(x, t, Features(down, zeros.middle)), plain)
+    for index in range(2):
+        middle = tuple(features.middle[i] if i == index else zeros.middle[i] for i in range(2))
+        assert not torch.allclose(network(x, t, Features(zeros.down, middle)), plain)
+
+
+def _downs(*features):
+    return [f.down for f in features]
+
+
+def test_features_are_those_of_the_forward_pass():
+    network = small()
+    seen = {}
+    network.middle.register_forward_hook(lambda *a: seen.update(middle=a[-1]))
+    x = torch.rand(1, 1, 16, 16)
+    network(x)
+    assert all(map(torch.equal, network.features(x).middle, seen["middle"]))
+
+
+def test_slices_of_a_batch_do_not_see_each_other():
+    network = small(in_channels=1, time_conditioned=True).double()
+    x, t = torch.rand(3, 1, 16, 16).double(), torch.tensor([3, 400, 999])
+    alone = torch.cat([network(x[i : i + 1], t[i : i + 1]) for i in range(3)])
+    assert torch.allclose(network(x, t), alone, atol=1e-5)
+    order = [2, 0, 1]
+    assert torch.allclose(network(x[order], t[order]), alone[order], atol=1e-5)
+
+
+def test_time_matters():
+    network = small(time_conditioned=True)
+    x = torch.rand(1, 1, 16, 16)
+    assert not torch.allclose(network(x, torch.tensor([0])), network(x, torch.tensor([999])))
+
+
+def test_time_must_match_the_network():
+    x = torch.rand(1, 1, 16, 16)
+    with pytest.raises(ValueError, match="time-conditioned"):
+        small()(x, torch.tensor([0]))
+    with pytest.raises(ValueError, match="time-conditioned"):
+        small(time_conditioned=True)(x)
+
+
+def test_pixels_must_fit_the_stages():
+    with pytest.raises(ValueError, match="multiples of 4"):
+        small()(torch.rand(1, 1, 16, 18))
+
+
+def test_rms_norm_gives_every_pixel_the_same_length():
+    length = RMSNorm(9)(torch.randn(2, 9, 4, 4)).norm(dim=1)
+    assert torch.allclose(length, torch.full_like(length, 3.0))
+
+
+@pytest.mark.parametrize("kind", [LinearAttention, FullAttention])
+def test_attention_has_no_notion_of_place(kind):
+    torch.manual_seed(0)
+    attention, x = kind(8, 2, 4, 4), torch.randn(1, 8, 4, 4)
+    order = torch.randperm(16)
+    shuffled = attention(x.flatten(2)[..., order].reshape(x.shape))
+    expected = attention(x).flatten(2)[..., order].reshape(x.shape)
+    assert torch.allclose(shuffled, expected, atol=1e-5)
+
+
+def test_full_attention_is_softmax_of_scaled_products():
+    torch.manual_seed(0)
+    attention, x = FullAttention(8, 1, 4, 2), torch.randn(1, 8, 2, 2)
+    q, k, v = attention.qkv(attention.norm(x)).reshape(3, 4, 4).transpose(1, 2)  # (pixel, D)
+    k, v = (torch.cat([m[0], z]) for m, z in zip(attention.memory, (k, v), strict=True))
+    expected = attention.out(((q @ k.T / 2).softmax(-1) @ v).T.reshape(1, 4, 2, 2))
+    assert torch.allclose(attention(x), expected, atol=1e-5)

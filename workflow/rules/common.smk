@@ -1,0 +1,48 @@
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from pipeline import projector
+from pipeline.code import code_hash
+from pipeline.config import check
+from pipeline.errors import InputError
+
+try:
+    SUBJECTS = check(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+    PROJECTOR = projector.resolve(config["projector"])
+except InputError as error:
+    raise WorkflowError(str(error))
+
+LABELS = f"data/labels/{config['source']}"
+DATA = f"data/{config['name']}"
+RESULTS = f"results/{config['name']}"
+LOGS = f"logs/{config['name']}"
+
+
+wildcard_constraints:
+    subject=r"subject\d+",
+
+
+def of_split(*splits):
+    """Subjects of some splits, in the table's order."""
+    return [name for name, subject in SUBJECTS.items() if subject.split in splits]
+
+
+def shards(*splits):
+    """Shards of the subjects of some splits."""
+    return [f"{DATA}/shards/{subject}.h5" for subject in of_split(*splits)]
+
+
+def system_matrix(grid):
+    """Input of rules that project: the matrix of a grid, or nothing where none is needed."""
+    return f"{DATA}/system_matrix/{grid}.h5" if PROJECTOR == "sparse" else []
+
+
+def simulation_grid():
+    """Name of the grid on which the measurement is simulated."""
+    return "simulation" if config["simulation"]["oversampling"] > 1 else "reconstruction"
+
+
+def final_outputs():
+    """What `rule all` asks for."""
+    return shards("train", "validation", "test")

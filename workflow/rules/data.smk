@@ -1,0 +1,197 @@
+rule fetch:
+    output:
+        f"{LABELS}/{{subject}}.h5",
+    log:
+        f"{LOGS}/fetch/{{subject}}.log",
+    benchmark:
+        f"{LOGS}/fetch/{{subject}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    params:
+        source=config["source"],
+        folder=config["brainweb_dir"],
+        seed=config["seed"],
+        known={s.name: s.labels_sha256 for s in SUBJECTS.values() if s.labels_sha256},
+        code=code_hash("fetch.py"),
+    script:
+        "../scripts/fetch.py"
+
+
+rule phantom:
+    input:
+        f"{LABELS}/{{subject}}.h5",
+    output:
+        f"{DATA}/phantoms/{{subject}}.h5",
+    log:
+        f"{LOGS}/phantom/{{subject}}.log",
+    benchmark:
+        f"{LOGS}/phantom/{{subject}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        seed=config["seed"],
+        texture=config["texture"],
+        code=code_hash("phantom.py"),
+    script:
+        "../scripts/phantom.py"
+
+
+rule slices:
+    input:
+        f"{DATA}/phantoms/{{subject}}.h5",
+    output:
+        f"{DATA}/slices/{{subject}}.h5",
+    log:
+        f"{LOGS}/slices/{{subject}}.log",
+    benchmark:
+        f"{LOGS}/slices/{{subject}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        seed=config["seed"],
+        settings=config["slices"],
+        oversampling=config["simulation"]["oversampling"],
+        code=code_hash("slices.py"),
+    script:
+        "../scripts/slices.py"
+
+
+rule system_matrix:
+    output:
+        f"{DATA}/system_matrix/{{grid}}.h5",
+    log:
+        f"{LOGS}/system_matrix/{{grid}}.log",
+    benchmark:
+        f"{LOGS}/system_matrix/{{grid}}.tsv"
+    threads: 1
+    wildcard_constraints:
+        grid="reconstruction|simulation",
+    resources:
+        mem_mb=3000,
+    params:
+        scanner=config["scanner"],
+        slices=config["slices"],
+        oversampling=lambda wildcards: (
+            config["simulation"]["oversampling"] if wildcards.grid == "simulation" else 1
+        ),
+        subsets=config["osem"]["subsets"],
+        code=code_hash("system_matrix.py"),
+    script:
+        "../scripts/system_matrix.py"
+
+
+rule sinogram:
+    input:
+        slices=f"{DATA}/slices/{{subject}}.h5",
+        matrix=system_matrix(simulation_grid()),
+    output:
+        f"{DATA}/sinograms/{{subject}}.h5",
+    log:
+        f"{LOGS}/sinogram/{{subject}}.log",
+    benchmark:
+        f"{LOGS}/sinogram/{{subject}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2500,
+    params:
+        scanner=config["scanner"],
+        slices=config["slices"],
+        simulation=config["simulation"],
+        subsets=config["osem"]["subsets"],
+        projector=PROJECTOR,
+        code=code_hash("sinogram.py"),
+    script:
+        "../scripts/sinogram.py"
+
+
+rule osem:
+    input:
+        sinogram=f"{DATA}/sinograms/{{subject}}.h5",
+        matrix=system_matrix("reconstruction"),
+    output:
+        f"{DATA}/osem/{{subject}}.h5",
+    log:
+        f"{LOGS}/osem/{{subject}}.log",
+    benchmark:
+        f"{LOGS}/osem/{{subject}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2500,
+    params:
+        scanner=config["scanner"],
+        slices=config["slices"],
+        simulation=config["simulation"],
+        osem=config["osem"],
+        projector=PROJECTOR,
+        code=code_hash("osem.py"),
+    script:
+        "../scripts/osem.py"
+
+
+rule fbp:
+    input:
+        f"{DATA}/sinograms/{{subject}}.h5",
+    output:
+        f"{DATA}/fbp/{{subject}}.h5",
+    log:
+        f"{LOGS}/fbp/{{subject}}.log",
+    benchmark:
+        f"{LOGS}/fbp/{{subject}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2500,
+    params:
+        scanner=config["scanner"],
+        slices=config["slices"],
+        fbp=config["fbp"],
+        code=code_hash("fbp.py"),
+    script:
+        "../scripts/fbp.py"
+
+
+rule shard:
+    input:
+        slices=f"{DATA}/slices/{{subject}}.h5",
+        sinogram=f"{DATA}/sinograms/{{subject}}.h5",
+        osem=f"{DATA}/osem/{{subject}}.h5",
+        fbp=f"{DATA}/fbp/{{subject}}.h5",
+    output:
+        f"{DATA}/shards/{{subject}}.h5",
+    log:
+        f"{LOGS}/shard/{{subject}}.log",
+    benchmark:
+        f"{LOGS}/shard/{{subject}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        split=lambda wildcards: SUBJECTS[wildcards.subject].split,
+        code=code_hash("shard.py"),
+    script:
+        "../scripts/shard.py"
+
+
+rule preview:
+    input:
+        f"{DATA}/{{stage}}/{{subject}}.h5",
+    output:
+        report(
+            f"{RESULTS}/previews/{{stage}}_{{subject}}.png",
+            caption="../report/preview.rst",
+            category="Data",
+            labels={"file": "{stage}", "subject": "{subject}"},
+        ),
+    log:
+        f"{LOGS}/preview/{{stage}}_{{subject}}.log",
+    threads: 1
+    wildcard_constraints:
+        stage="phantoms|slices|sinograms|osem|fbp|shards",
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_hash("preview.py"),
+    script:
+        "../scripts/preview.py"

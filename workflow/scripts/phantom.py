@@ -1,0 +1,13 @@
+from pathlib import Path
+
+from pipeline.job import job
+from pipeline.phantom import phantom
+
+with job(snakemake):
+    phantom(
+        Path(snakemake.input[0]),
+        Path(snakemake.output[0]),
+        snakemake.wildcards.subject,
+        snakemake.params.seed,
+        snakemake.params.texture,
+    )

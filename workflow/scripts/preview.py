@@ -1,0 +1,7 @@
+from pathlib import Path
+
+from pipeline.job import job
+from pipeline.preview import contact_sheet
+
+with job(snakemake):
+    contact_sheet(Path(snakemake.input[0]), Path(snakemake.output[0]))

@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from pipeline.job import job
+from pipeline.slices import slices
+
+with job(snakemake):
+    slices(
+        Path(snakemake.input[0]),
+        Path(snakemake.output[0]),
+        snakemake.wildcards.subject,
+        snakemake.params.seed,
+        snakemake.params.settings,
+        snakemake.params.oversampling,
+    )
