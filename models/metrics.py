@@ -40,7 +40,7 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
     """Compute the structural similarity of each image (Wang et al. 2004).
 
     Gaussian window of sigma 1.5 pixels cut at 11 x 11, K1 = 0.01, K2 = 0.03, population
-    covariance, mean over all pixels at least 5 from the border.
+    covariance, mean over all pixels, the image mirrored at its border.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ C channels, H x W pixels, `heads` x D attention features.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -86,54 +87,62 @@ class ResBlock(nn.Module):
         return self.unit2(self.unit1(x, modulation)) + self.shortcut(x)
 
 
-class LinearAttention(nn.Module):
-    """Attention at a cost linear in the pixels: softmax of q over features, of k over positions.
+class Attention(nn.Module, ABC):
+    """Attention between pixels, without its residual.
 
-    `memory` learned key/value pairs a head are appended to those of the image.
+    The image is turned into H W tokens of C features, which costs nothing in the channels-last
+    layout. `memory` learned key/value pairs a head are put before those of the image.
     """
 
     def __init__(self, channels: int, heads: int, head_dim: int, memory: int):
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
         self.norm = RMSNorm(channels)
-        self.memory = nn.Parameter(torch.randn(2, heads, head_dim, memory))
-        self.qkv = nn.Conv2d(channels, 3 * heads * head_dim, 1, bias=False)
-        self.out = nn.Sequential(nn.Conv2d(heads * head_dim, channels, 1), RMSNorm(channels))
+        self.memory = nn.Parameter(torch.randn(2, heads, memory, head_dim))
+        self.qkv = nn.Linear(channels, 3 * heads * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within x, (N, C, H, W), without the residual."""
+        """Attend within x, (N, C, H, W)."""
         n, _, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(n, 3, self.heads, self.head_dim, h * w)
-        q, k, v = qkv.unbind(1)  # (N, heads, D, H W) each
-        memory_k, memory_v = (m.expand(n, -1, -1, -1) for m in self.memory)
-        k = torch.cat([memory_k, k], dim=-1).softmax(dim=-1)  # (N, heads, D, memory + H W)
-        v = torch.cat([memory_v, v], dim=-1)
-        q = q.softmax(dim=-2) * self.head_dim**-0.5
-        context = v @ k.transpose(-1, -2)  # (N, heads, D of v, D of k)
-        return self.out((context @ q).reshape(n, self.heads * self.head_dim, h, w))
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (N, H W, C)
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, self.head_dim))
+        q, *kv = qkv.permute(2, 0, 3, 1, 4)  # (N, heads, H W, D) each
+        k, v = (
+            torch.cat([memory.expand(n, -1, -1, -1).to(image), image], dim=-2)
+            for memory, image in zip(self.memory, kv, strict=True)
+        )  # (N, heads, memory + H W, D) each
+        tokens = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (N, H W, heads D)
+        return self.out(tokens).transpose(1, 2).unflatten(-1, (h, w))
+
+    @abstractmethod
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Combine queries, (N, heads, H W, D), with keys and values to (N, heads, H W, D)."""
 
 
-class FullAttention(nn.Module):
-    """Scaled dot-product attention between all pixels, with learned memory keys and values."""
+class LinearAttention(Attention):
+    """Cost linear in the pixels: softmax of q over features and of k over positions first."""
 
     def __init__(self, channels: int, heads: int, head_dim: int, memory: int):
-        super().__init__()
-        self.heads, self.head_dim = heads, head_dim
-        self.norm = RMSNorm(channels)
-        self.memory = nn.Parameter(torch.randn(2, heads, memory, head_dim))
-        self.qkv = nn.Conv2d(channels, 3 * heads * head_dim, 1, bias=False)
-        self.out = nn.Conv2d(heads * head_dim, channels, 1)
+        super().__init__(channels, heads, head_dim, memory)
+        self.out_norm = RMSNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within x, (N, C, H, W), without the residual."""
-        n, _, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(n, 3, self.heads, self.head_dim, h * w)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (N, heads, H W, D) each
-        memory_k, memory_v = (m.expand(n, -1, -1, -1) for m in self.memory)
-        k = torch.cat([memory_k.to(k), k], dim=-2)  # (N, heads, memory + H W, D)
-        v = torch.cat([memory_v.to(v), v], dim=-2)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.out(x.transpose(-1, -2).reshape(n, self.heads * self.head_dim, h, w))
+        """Attend within x, (N, C, H, W), and normalise."""
+        return self.out_norm(super().forward(x))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute softmax(q) (softmax(k)^T v) / sqrt(D)."""
+        context = k.softmax(dim=-2).transpose(-1, -2) @ v  # (N, heads, D, D)
+        return q.softmax(dim=-1) @ context.to(q) * self.head_dim**-0.5
+
+
+class FullAttention(Attention):
+    """Scaled dot-product attention between all pixels."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute softmax(q k^T / sqrt(D)) v."""
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class TimeEmbedding(nn.Module):

@@ -78,6 +78,39 @@ def _check_geometry(config: Mapping[str, Any]) -> None:
             f"ask for at most {slices['volume_slices']}",
         )
     projector.resolve(config["projector"])
+    _check_network(config, ring.views, ring.radial_bins)
+
+
+def _check_network(config: Mapping[str, Any], views: int, radial_bins: int) -> None:
+    """Contradictions between the networks and the images and sinograms that they see."""
+    size, stages = config["network"]["size"], len(config["network"]["multipliers"])
+    if size != config["slices"]["size"]:
+        raise InputError(
+            "network.size",
+            f"{size} differs from the images' {config['slices']['size']} pixels (slices.size)",
+            "give both the same value",
+        )
+    if size < max(views, radial_bins):
+        raise InputError(
+            "network.size",
+            f"{size} is less than the sinograms' {views} views x {radial_bins} radial bins",
+            f"choose at least {max(views, radial_bins)}, or a larger scanner.radial_trim",
+        )
+    if size % 2 ** (stages - 1):
+        raise InputError(
+            "network.multipliers",
+            f"{stages} stages halve {size} pixels {stages - 1} times, which leaves a remainder",
+            f"choose a size that {2 ** (stages - 1)} divides, or fewer stages",
+        )
+    for name, method in config["methods"].items():
+        for where in (config["sampling"], config["training"]["validation_sampling"]):
+            if method.get("timesteps", where["steps"]) % where["steps"]:
+                raise InputError(
+                    "sampling.steps",
+                    f"{where['steps']} does not divide the {method['timesteps']} timesteps of "
+                    f"{name}",
+                    f"choose a divisor of {method['timesteps']}",
+                )
 
 
 def _check_known(subjects: Mapping[str, Subject], config: Mapping[str, Any]) -> None:

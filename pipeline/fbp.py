@@ -1,6 +1,7 @@
 """Rule ``fbp``: arc-corrected filtered back-projection, one linear operation on the prompts."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -201,5 +202,9 @@ def reconstruct(
         output,
         FBP,
         {"image": np.concatenate(images), **identity},
-        hdf5.provenance({"fbp": dict(settings)}, device="cpu", **facts),
+        hdf5.provenance(
+            {"fbp": dict(settings), "scanner": asdict(ring), "grid": asdict(grid)},
+            device="cpu",
+            **facts,
+        ),
     )

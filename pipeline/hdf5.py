@@ -5,6 +5,7 @@ A `Kind` declares what a file holds; `write` puts all of it under the final name
 """
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -23,6 +24,9 @@ from pipeline.errors import InputError
 
 SCHEMA_VERSION = 1
 """Raised whenever the meaning of any dataset changes; older files are then refused."""
+
+CHUNK_LENGTH = 1 << 20
+"""Entries in a chunk of datasets with one axis."""
 
 PROVENANCE_PACKAGES = ("numpy", "scipy", "torch", "h5py", "nibabel", "brainweb", "parallelproj")
 
@@ -91,7 +95,8 @@ def write(
     attributes : mapping
         From `provenance`.
     compress : bool
-        gzip (level 1, with shuffle; one chunk per index of the first axis), or contiguous.
+        Whether datasets of several axes (one chunk per index of the first) are compressed by gzip
+        (level 1, with shuffle), which includes a checksum. All others have Fletcher's checksum.
 
     Raises
     ------
@@ -103,7 +108,11 @@ def write(
     path = Path(path)
     if set(arrays) != set(kind.datasets):
         raise ValueError(f"{kind.name}: {sorted(arrays)} given, {sorted(kind.datasets)} declared")
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    with (
+        atomic(path) as temporary,
+        _Sink(temporary) as sink,
+        h5py.File(sink, "w", libver="v110") as file,  # older formats do not checksum metadata
+    ):
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["kind"] = kind.name
         file.attrs["rule"] = kind.rule
@@ -111,6 +120,46 @@ def write(
             file.attrs[key] = value
         for name, declared in kind.datasets.items():
             _write_dataset(file, name, declared, arrays[name], compress)
+            if sink.failed:
+                break
+
+
+class _Sink(io.FileIO):
+    """File that h5py writes into; a failed write is raised by `close`, not by `write`.
+
+    After a failed write (a full disk), libhdf5 leaves the file half open and may crash the
+    interpreter at its end; so it never learns of one.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path, "r+")
+        self.failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``, or nothing once a write has failed."""
+        view = memoryview(data)
+        written = 0
+        try:
+            while written < len(view) and not self.failed:
+                written += super().write(view[written:])
+        except OSError as error:
+            self.failed = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's length, as `io.FileIO.truncate`."""
+        try:
+            return 0 if self.failed else super().truncate(size)
+        except OSError as error:
+            self.failed = error
+            return 0
+
+    def close(self) -> None:
+        """Close the file, then raise the failure, if there was one."""
+        super().close()
+        if self.failed:
+            error, self.failed = self.failed, None
+            raise error
 
 
 def _write_dataset(
@@ -127,11 +176,11 @@ def _write_dataset(
     else:
         if not np.isfinite(array).all():
             raise ValueError(f"{name}: {np.count_nonzero(~np.isfinite(array))} non-finite values")
-        layout: dict[str, Any] = {}
-        if compress and array.ndim > 1:
-            layout = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-            layout["chunks"] = (1, *array.shape[1:])
-        dataset = file.create_dataset(name, data=array, track_times=False, **layout)
+        chunks = (1, *array.shape[1:]) if array.ndim > 1 else (min(len(array), CHUNK_LENGTH),)
+        filters: dict[str, Any] = {"fletcher32": True}
+        if array.ndim > 1 and compress:
+            filters = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        dataset = file.create_dataset(name, data=array, chunks=chunks, **filters)
     dataset.attrs["units"] = declared.units
     dataset.attrs["description"] = declared.description
     for axis, label in enumerate(declared.axes):
@@ -161,10 +210,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        folder = path.parent.resolve()
+        mend = "free space in, or allow writing to," if folder.is_dir() else "make the folder"
         raise InputError(
-            path,
-            f"cannot be written ({error})",
-            f"free space in, or allow writing to, {path.parent.resolve()}, then run the rule again",
+            path, f"cannot be written ({error})", f"{mend} {folder}, then run the rule again"
         ) from error
     finally:
         if temporary is not None:
@@ -191,23 +240,31 @@ def opened(path: str | Path, kind: Kind) -> Iterator[h5py.File]:
     except OSError as error:
         raise InputError(path, f"is not a readable HDF5 file ({error})", remedy) from error
     with file:
-        found = file.attrs.get("schema_version")
-        if found != SCHEMA_VERSION:
-            raise InputError(path, f"has schema version {found}, not {SCHEMA_VERSION}", remedy)
-        if file.attrs.get("kind") != kind.name:
-            raise InputError(path, f"is a '{file.attrs.get('kind')}', not a '{kind.name}'", remedy)
-        for name, declared in kind.datasets.items():
-            if name not in file:
-                raise InputError(path, f"lacks the dataset '{name}'", remedy)
-            dataset = file[name]
-            if dataset.dtype != declared.dtype or dataset.ndim != len(declared.axes):
-                raise InputError(
-                    path,
-                    f"dataset '{name}' is {dataset.dtype} with {dataset.ndim} axes, "
-                    f"not {declared.dtype} {declared.axes}",
-                    remedy,
-                )
+        try:
+            _check(file, path, kind, remedy)
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # all from h5py
+            raise InputError(path, f"is damaged ({error})", remedy) from error
         yield file
+
+
+def _check(file: h5py.File, path: Path, kind: Kind, remedy: str) -> None:
+    attributes = dict(file.attrs)
+    found = attributes.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise InputError(path, f"has schema version {found}, not {SCHEMA_VERSION}", remedy)
+    if attributes.get("kind") != kind.name or attributes.get("rule") != kind.rule:
+        raise InputError(path, f"is a '{attributes.get('kind')}', not a '{kind.name}'", remedy)
+    for name, declared in kind.datasets.items():
+        if file.get(name, getclass=True) is not h5py.Dataset:
+            raise InputError(path, f"lacks the dataset '{name}'", remedy)
+        dataset = file[name]
+        if dataset.dtype != declared.dtype or dataset.ndim != len(declared.axes):
+            raise InputError(
+                path,
+                f"dataset '{name}' is {dataset.dtype} with {dataset.ndim} axes, "
+                f"not {declared.dtype} {declared.axes}",
+                remedy,
+            )
 
 
 def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
@@ -222,7 +279,7 @@ def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
     remedy = f"delete it and run rule '{rule}' again: snakemake --cores all -- {path}"
     try:
         array = np.asarray(dataset[selection])
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise InputError(path, f"dataset '{dataset.name}' is damaged ({error})", remedy) from error
     if not np.isfinite(array).all():
         count = np.count_nonzero(~np.isfinite(array))

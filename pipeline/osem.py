@@ -1,6 +1,7 @@
 """Rule ``osem``: ordered-subsets expectation maximisation of many slices at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,12 @@ def reconstruct(
         OSEM,
         {"image": np.concatenate(images), **identity},
         hdf5.provenance(
-            {"osem": dict(settings), "simulation": dict(simulation)},
+            {
+                "osem": dict(settings),
+                "simulation": dict(simulation),
+                "scanner": asdict(projector.ring),
+                "grid": asdict(projector.grid),
+            },
             projector=projector.name,
             device=str(projector.device),
             **facts,

@@ -3,6 +3,8 @@
 ``python -m pipeline.preview FILE`` prints what the file holds and draws a contact sheet beside it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,20 +12,24 @@ import h5py
 import matplotlib
 import numpy as np
 import typer
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.tree import Tree
 
 from pipeline.errors import InputError
-from pipeline.hdf5 import SCHEMA_VERSION, atomic
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from pipeline.hdf5 import SCHEMA_VERSION, atomic, finite
 
 SHOWN = 6
 """Images of each dataset on a contact sheet."""
 
+CLASS_COLOURS = ListedColormap(["black", *matplotlib.color_sequences["tab20"][1:12]])
+"""One colour for each of BrainWeb's classes 0 (background) to 11."""
 
-def open_any(path: Path) -> h5py.File:
+
+@contextmanager
+def open_any(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file of this pipeline, whatever its kind.
 
     Raises
@@ -32,27 +38,26 @@ def open_any(path: Path) -> h5py.File:
         If it is missing, damaged or not the pipeline's.
     """
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            found = file.attrs.get("schema_version")
+            if found != SCHEMA_VERSION:
+                raise InputError(
+                    path,
+                    f"has schema version {found}, not {SCHEMA_VERSION}",
+                    "only files that this version of the pipeline wrote can be previewed",
+                )
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
         raise InputError(
-            path, f"cannot be opened as HDF5 ({error})", "check the path, or run its rule again"
-        ) from None
-    if file.attrs.get("schema_version") != SCHEMA_VERSION:
-        found = file.attrs.get("schema_version")
-        file.close()
-        raise InputError(
-            path,
-            f"has schema version {found}, not {SCHEMA_VERSION}",
-            "only files that this version of the pipeline wrote can be previewed",
-        )
-    return file
+            path, f"cannot be read ({error})", "check the path, or run its rule again"
+        ) from error
 
 
 def tree(path: Path) -> Tree:
     """Tree of datasets (shape, dtype, units, axes, meaning) and attributes of a file."""
     with open_any(path) as file:
         size_mb = path.stat().st_size / 1e6
-        root = Tree(f"[bold]{path}[/]  {file.attrs['kind']}, {size_mb:.1f} MB")
+        root = Tree(f"[bold]{escape(str(path))}[/]  {file.attrs['kind']}, {size_mb:.1f} MB")
         datasets = root.add("datasets")
         for name, dataset in file.items():
             axes = ", ".join(dimension.label for dimension in dataset.dims)
@@ -64,7 +69,7 @@ def tree(path: Path) -> Tree:
             )
         attributes = root.add("attributes")
         for name, value in sorted(file.attrs.items()):
-            attributes.add(f"{name} = {value}".replace("[", r"\["))
+            attributes.add(escape(f"{name} = {value}"))
     return root
 
 
@@ -72,7 +77,7 @@ def contact_sheet(path: Path, output: Path) -> None:
     """Draw some images of every dataset with at least three axes as one PNG.
 
     Images have row 0 on top: anterior up and the patient's left on the right, once a file is in
-    patient orientation (LPS). All images of a row share one grey scale, given in its colour bar.
+    patient orientation (LPS). All images of a row share the colour scale beside it.
 
     Raises
     ------
@@ -85,47 +90,44 @@ def contact_sheet(path: Path, output: Path) -> None:
             raise InputError(
                 path, f"a '{file.attrs['kind']}' holds no images", "preview another kind of file"
             )
-        figure, grid = plt.subplots(
-            len(names),
-            SHOWN,
-            figsize=(2.1 * SHOWN + 1.2, 2.2 * len(names) + 0.7),
-            squeeze=False,
-            layout="constrained",
-        )
+        figure = Figure((2.1 * SHOWN + 1.2, 2.2 * len(names) + 0.7), layout="constrained")
+        grid = figure.subplots(len(names), SHOWN, squeeze=False)
         for axes, name in zip(grid, names, strict=True):
             _draw_row(axes, file[name], file)
-        subject = file.attrs.get("subject", "")
-        orientation = file.attrs.get("orientation", "")
-        figure.suptitle(f"{file.attrs['kind']} {subject} ({orientation})")
+        facts = (file.attrs["kind"], file.attrs.get("subject"), file.attrs.get("orientation"))
+        figure.suptitle(", ".join(fact for fact in facts if fact))
         with atomic(output) as temporary:
             figure.savefig(temporary, dpi=110, format="png")
-        plt.close(figure)
 
 
 def _draw_row(axes: np.ndarray, dataset: h5py.Dataset, file: h5py.File) -> None:
-    name = Path(dataset.name).name
     chosen = np.linspace(0, len(dataset) - 1, len(axes) + 2).round().astype(int)[1:-1]
-    images = [dataset[int(index)] for index in chosen]
-    whole = name == "labels"
-    low = min(0, min(float(image.min()) for image in images))
-    high = max(float(image.max()) for image in images) or 1.0
-    style: dict[str, Any] = {"vmin": low, "vmax": high, "interpolation": "nearest"}
-    style["cmap"] = "tab20" if whole else "inferno"
+    images = [finite(dataset, int(index)) for index in chosen]
+    stack, vertical, horizontal = (dimension.label for dimension in dataset.dims)
+    units = dataset.attrs["units"]
+    style: dict[str, Any] = {"aspect": "auto" if vertical == "view" else "equal"}
+    if units == "class":
+        style |= {"cmap": CLASS_COLOURS, "vmin": -0.5, "vmax": CLASS_COLOURS.N - 0.5}
+    else:
+        low = min(0.0, *(float(image.min()) for image in images))
+        high = max(float(image.max()) for image in images) or 1.0
+        style |= {"cmap": "inferno", "vmin": low, "vmax": high}
     for ax, index, image in zip(axes, chosen, images, strict=True):
-        aspect = image.shape[1] / image.shape[0] if "sinogram" in file.attrs["kind"] else "equal"
-        shown = ax.imshow(image, aspect=aspect, **style)
-        where = f"slice {index}"
+        shown = ax.imshow(image, interpolation="nearest", **style)
+        ax.set_box_aspect(1 if vertical == "view" else None)
+        title = f"{stack} {index}"
         if "rotation_deg" in file:
-            where = f"slice {file['slice_index'][index]}, {file['rotation_deg'][index]:.0f}°"
-        ax.set_title(where, fontsize=8)
+            title = f"slice {file['slice_index'][index]}, {file['rotation_deg'][index]:+.0f}°"
+        ax.set_title(title, fontsize=8)
         ax.set_xticks([])
         ax.set_yticks([])
-    vertical, horizontal = (dimension.label for dimension in list(dataset.dims)[1:])
-    axes[0].set_ylabel(f"{name}\n{vertical}", fontsize=9)
+    axes[0].set_ylabel(f"{Path(dataset.name).name}\n{vertical}", fontsize=9)
     axes[0].set_xlabel(horizontal, fontsize=8)
-    bar = axes[-1].figure.colorbar(shown, ax=list(axes), fraction=0.02, pad=0.01)
-    bar.set_label(dataset.attrs["units"], fontsize=8)
+    bar = axes[0].figure.colorbar(shown, ax=list(axes), fraction=0.02, pad=0.01)
+    bar.set_label("no unit" if units == "1" else units, fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    if units == "class":
+        bar.set_ticks(range(CLASS_COLOURS.N))
 
 
 def main(

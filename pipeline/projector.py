@@ -26,9 +26,6 @@ from pipeline.errors import InputError
 from pipeline.geometry import Grid, Ring, field_of_view
 from pipeline.kinds import SYSTEM_MATRIX
 
-# torch announces its CSR tensors as "beta" once a process; the products used here are tested.
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-
 
 class Projector(ABC):
     """Forward and back projection of stacks of slices.
@@ -199,14 +196,17 @@ class ParallelprojProjector(Projector):
 
 def torch_csr(matrix: scipy.sparse.csr_array, device: torch.device) -> torch.Tensor:
     """Return a SciPy CSR matrix as a torch one with int32 indices, without copying on the CPU."""
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr),
-        torch.from_numpy(matrix.indices),
-        torch.from_numpy(matrix.data),
-        size=matrix.shape,
-        device=device,
-        check_invariants=False,
-    )
+    with warnings.catch_warnings():
+        # torch announces its CSR tensors as "beta" once a process; the products used are tested.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr),
+            torch.from_numpy(matrix.indices),
+            torch.from_numpy(matrix.data),
+            size=matrix.shape,
+            device=device,
+            check_invariants=False,
+        )
 
 
 def joseph_weights(ring: Ring, grid: Grid, view: int) -> scipy.sparse.csr_array:

@@ -1,6 +1,7 @@
 """Rule ``sinogram``: noisy prompts of the slices, as the scanner would count them."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,11 @@ def sinogram(slices: Path, output: Path, settings: Mapping[str, Any], projector:
         SINOGRAM,
         {name: np.concatenate(arrays) for name, arrays in parts.items()},
         hdf5.provenance(
-            {"simulation": dict(settings)},
+            {
+                "simulation": dict(settings),
+                "scanner": asdict(projector.ring),
+                "grid": asdict(projector.grid),
+            },
             projector=projector.name,
             device=str(projector.device),
             oversampling=oversampling,

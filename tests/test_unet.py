@@ -1,4 +1,5 @@
 import pytest
+import test_models_support  # noqa: F401 (sets the number of threads)
 import torch
 
 from models.unet import Features, FullAttention, LinearAttention, RMSNorm, UNet
@@ -41,15 +42,15 @@ def test_zero_features_change_nothing_and_others_do():
     plain = network(x, t)
     assert torch.equal(network(x, t, zeros), plain)
     for index in range(len(features.down)):
-        down = tuple(f if i == index else z for i, (f, z) in enumerate(zip(*_downs(features, zeros))))
+        down = _only(index, features.down, zeros.down)
         assert not torch.allclose(network(x, t, Features(down, zeros.middle)), plain)
     for index in range(2):
-        middle = tuple(features.middle[i] if i == index else zeros.middle[i] for i in range(2))
+        middle = _only(index, features.middle, zeros.middle)
         assert not torch.allclose(network(x, t, Features(zeros.down, middle)), plain)
 
 
-def _downs(*features):
-    return [f.down for f in features]
+def _only(index, features, zeros):
+    return (*zeros[:index], features[index], *zeros[index + 1 :])
 
 
 def test_features_are_those_of_the_forward_pass():
@@ -62,8 +63,8 @@ def test_features_are_those_of_the_forward_pass():
 
 
 def test_slices_of_a_batch_do_not_see_each_other():
-    network = small(in_channels=1, time_conditioned=True).double()
-    x, t = torch.rand(3, 1, 16, 16).double(), torch.tensor([3, 400, 999])
+    network = small(in_channels=1, time_conditioned=True)
+    x, t = torch.rand(3, 1, 16, 16), torch.tensor([3, 400, 999])
     alone = torch.cat([network(x[i : i + 1], t[i : i + 1]) for i in range(3)])
     assert torch.allclose(network(x, t), alone, atol=1e-5)
     order = [2, 0, 1]
@@ -107,7 +108,19 @@ def test_attention_has_no_notion_of_place(kind):
 def test_full_attention_is_softmax_of_scaled_products():
     torch.manual_seed(0)
     attention, x = FullAttention(8, 1, 4, 2), torch.randn(1, 8, 2, 2)
-    q, k, v = attention.qkv(attention.norm(x)).reshape(3, 4, 4).transpose(1, 2)  # (pixel, D)
+    pixels = attention.norm(x)[0].flatten(1).T  # (pixel, C)
+    q, k, v = attention.qkv(pixels).chunk(3, dim=1)  # (pixel, D) each
     k, v = (torch.cat([m[0], z]) for m, z in zip(attention.memory, (k, v), strict=True))
-    expected = attention.out(((q @ k.T / 2).softmax(-1) @ v).T.reshape(1, 4, 2, 2))
+    expected = attention.out((q @ k.T / 2).softmax(-1) @ v)
+    assert torch.allclose(attention(x)[0].flatten(1).T, expected, atol=1e-5)
+
+
+def test_linear_attention_is_a_product_of_softmaxes():
+    torch.manual_seed(0)
+    attention, x = LinearAttention(8, 1, 4, 2), torch.randn(1, 8, 2, 2)
+    pixels = attention.norm(x)[0].flatten(1).T
+    q, k, v = attention.qkv(pixels).chunk(3, dim=1)
+    k, v = (torch.cat([m[0], z]) for m, z in zip(attention.memory, (k, v), strict=True))
+    weights = q.softmax(-1) @ k.softmax(0).T / 2  # (pixel, memory + pixel)
+    expected = attention.out_norm(attention.out(weights @ v).T.reshape(1, 8, 2, 2))
     assert torch.allclose(attention(x), expected, atol=1e-5)

@@ -43,6 +43,40 @@ def simulation_grid():
     return "simulation" if config["simulation"]["oversampling"] > 1 else "reconstruction"
 
 
+def weights_of(method):
+    """Weights of a trained method; nothing for no method."""
+    return f"{RESULTS}/weights/{method}.safetensors" if method else []
+
+
+def reconstructions():
+    """Input of rules that compare methods: each method's files, one a test subject."""
+    return {
+        method: [f"{RESULTS}/reconstructions/{method}/{subject}.h5" for subject in of_split("test")]
+        for method in config["methods"]
+    }
+
+
+def settings_of(rule, method):
+    """What a rule on one method depends on: no other method's settings rerun it."""
+    sections = {
+        "train": ("seed", "network", "training"),
+        "reconstruct": ("seed", "network", "training", "sampling"),
+    }
+    settings = {section: config[section] for section in sections[rule]}
+    return settings | {"methods": {method: config["methods"][method]}}
+
+
 def final_outputs():
     """What `rule all` asks for."""
-    return shards("train", "validation", "test")
+    return [
+        *shards("train", "validation", "test"),
+        f"{RESULTS}/metrics.csv",
+        f"{RESULTS}/summary.html",
+        f"{RESULTS}/figures/panel.png",
+        f"{RESULTS}/figures/training.png",
+        *expand(
+            f"{RESULTS}/previews/{{stage}}_{{subject}}.png",
+            stage=("phantoms", "sinograms", "shards"),
+            subject=of_split("test")[:1],
+        ),
+    ]

@@ -10,7 +10,6 @@ rule fetch:
         mem_mb=1500,
     params:
         source=config["source"],
-        folder=config["brainweb_dir"],
         seed=config["seed"],
         known={s.name: s.labels_sha256 for s in SUBJECTS.values() if s.labels_sha256},
         code=code_hash("fetch.py"),
@@ -195,3 +194,8 @@ rule preview:
         code=code_hash("preview.py"),
     script:
         "../scripts/preview.py"
+
+
+rule shards:
+    input:
+        shards("train", "validation", "test"),

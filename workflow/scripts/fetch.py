@@ -8,4 +8,6 @@ with job(snakemake):
     if snakemake.params.source == "mni152":
         mni152.fetch(output, subject, snakemake.params.seed)
     else:
-        brainweb.fetch(output, subject, snakemake.params.known, snakemake.params.folder)
+        # Not a parameter: the volumes are verified, so another folder is no reason to fetch again.
+        folder = snakemake.config["brainweb_dir"]
+        brainweb.fetch(output, subject, snakemake.params.known, folder)

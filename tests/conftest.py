@@ -1,0 +1,124 @@
+"""What several tests share: a small scanner, its projector, analytic objects, files of slices."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import hdf5
+from pipeline.geometry import Grid, Ring
+from pipeline.kinds import SINOGRAM, SLICES
+from pipeline.projector import SparseProjector, system_matrices
+
+
+@pytest.fixture(scope="session")
+def ring():
+    """128 end points, 64 views, 63 radial bins."""
+    return Ring(blocks=16, crystals_per_block=8, radius_mm=200, pitch_mm=9.95, radial_trim=32)
+
+
+@pytest.fixture(scope="session")
+def grid():
+    return Grid(64, 4.1726)
+
+
+@pytest.fixture(scope="session")
+def fine_ring():
+    """252 end points, 126 views, 131 radial bins: for closed forms."""
+    return Ring(blocks=28, crystals_per_block=9, radius_mm=164, pitch_mm=4.09, radial_trim=60)
+
+
+@pytest.fixture(scope="session")
+def fine_grid():
+    return Grid(128, 1.5)
+
+
+@pytest.fixture(scope="session")
+def sparse():
+    """Build the sparse projector of (ring, grid, subsets) on the CPU; each is built once."""
+
+    @functools.cache
+    def build(ring, grid, subsets=1):
+        matrices = system_matrices(ring, grid, subsets)
+        return SparseProjector(ring, grid, *matrices, torch.device("cpu"))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def disc():
+    """Draw a disc of value 1 as float32 (y, x): the part of each pixel's area that it covers.
+
+    The areas are exact along x, and sums of 16 lines along y.
+    """
+
+    def draw(grid, radius_mm, centre_mm=(0.0, 0.0)):
+        lines = 16
+        edges = (np.arange(grid.size + 1) - grid.size / 2) * grid.pixel_mm
+        y = (np.arange(grid.size * lines) + 0.5) * grid.pixel_mm / lines + edges[0]
+        half = np.sqrt(np.clip(radius_mm**2 - (y - centre_mm[1]) ** 2, 0, None))[:, None]
+        inside = np.clip(edges, centre_mm[0] - half, centre_mm[0] + half)
+        covered = np.diff(inside, axis=1) / grid.pixel_mm
+        return covered.reshape(grid.size, lines, grid.size).mean(axis=1).astype(np.float32)
+
+    return draw
+
+
+FACTS = {
+    "seed": 1,
+    "subject": "subject04",
+    "source": "test",
+    "labels_sha256": "-",
+    "pixel_mm": 1.0,
+    "slice_mm": 1.0,
+    "orientation": "LPS",
+}
+
+
+def identity(rotation):
+    rotation = np.asarray(rotation)
+    index = [np.count_nonzero(rotation[:n] == rotation[n]) for n in range(len(rotation))]
+    return {
+        "rotation": rotation.astype(np.uint8),
+        "rotation_deg": rotation.astype(np.float32),
+        "slice_index": np.array(index, np.int16),
+    }
+
+
+@pytest.fixture(scope="session")
+def write_slices():
+    """Write activity and attenuation (slice, y, x) as a file of rule ``slices``."""
+
+    def write(path, activity, attenuation=None, rotation=None, **facts):
+        arrays = {
+            "activity": activity.astype(np.float32),
+            "attenuation": np.zeros_like(activity) if attenuation is None else attenuation,
+            "labels": np.zeros(activity.shape, np.uint8),
+            **identity(np.zeros(len(activity)) if rotation is None else rotation),
+        }
+        hdf5.write(path, SLICES, arrays, hdf5.provenance({}, oversampling=1, **{**FACTS, **facts}))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_sinogram():
+    """Write prompts without noise, ``scale * factors * line_integrals + background``."""
+
+    def write(path, line_integrals, scale, factors=1.0, background=0.0, rotation=None):
+        count = len(line_integrals)
+        factors = np.broadcast_to(np.float32(factors), line_integrals.shape)
+        trues = scale * factors.astype(np.float64) * line_integrals
+        arrays = {
+            "prompts": np.rint(trues + background).astype(np.uint32),
+            "attenuation_factors": factors,
+            "background": np.full(count, background, np.float32),
+            "scale": np.full(count, scale, np.float32),
+            **identity(np.zeros(count) if rotation is None else rotation),
+        }
+        hdf5.write(path, SINOGRAM, arrays, hdf5.provenance({}, **FACTS))
+        return path
+
+    return write

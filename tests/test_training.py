@@ -1,0 +1,243 @@
+import csv
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from test_models_support import make_shard, settings
+
+from models import checkpoints
+from models.pnpnet import PnPNet
+from models.training import train
+from pipeline.errors import InputError
+
+
+@pytest.fixture
+def data(tmp_path):
+    train_shards = [
+        make_shard(tmp_path / f"t{n}.h5", subject=f"subject0{n}", slices=3, seed=n) for n in (4, 5)
+    ]
+    validation = [make_shard(tmp_path / "v.h5", subject="subject20", slices=3, seed=9)]
+    return train_shards, validation
+
+
+def run(tmp_path, data, name, method="PnPNet", features=None, config=None):
+    folder = tmp_path / name
+    folder.mkdir(exist_ok=True)
+    output = folder / f"{method}.safetensors"
+    train(
+        method,
+        config or settings(),
+        *data,
+        output=output,
+        run_dir=folder / "run",
+        log_csv=folder / "log.csv",
+        features=features,
+        threads=1,
+    )
+    return output
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+class Killed(BaseException):
+    pass
+
+
+def die_at_call(monkeypatch, number, act):
+    """Have the ``number``-th training step (from 0, over all methods) do something else first."""
+    calls, plain = [], PnPNet.training_step
+
+    def step(self, batch, draw):
+        calls.append(batch)
+        if len(calls) == number + 1:
+            act()
+        return plain(self, batch, draw)
+
+    monkeypatch.setattr(PnPNet, "training_step", step)
+
+
+def kill():
+    raise Killed
+
+
+def test_same_seeds_give_the_same_bits_and_others_do_not(tmp_path, data):
+    first, again = (run(tmp_path, data, name).read_bytes() for name in ("a", "b"))
+    assert first == again
+    assert first != run(tmp_path, data, "c", config=settings(seed=8)).read_bytes()
+
+
+def test_workers_do_not_change_a_bit(tmp_path, data):
+    here = run(tmp_path, data, "a")
+    there = run(tmp_path, data, "b", config=settings(training__workers=1))
+    assert here.read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, data, monkeypatch, every):
+    config = settings(training__checkpoint_every_steps=every)
+    whole = run(tmp_path, data, "whole", config=config)
+    with monkeypatch.context() as patch:
+        die_at_call(patch, 3, kill)
+        with pytest.raises(Killed):
+            run(tmp_path, data, "killed", config=config)
+    resumed = run(tmp_path, data, "killed", config=config)
+    assert resumed.read_bytes() == whole.read_bytes()
+    timing = {"slices_per_second", "seconds"}
+    logs = [
+        [{k: v for k, v in row.items() if k not in timing} for row in rows(path.parent / "log.csv")]
+        for path in (whole, resumed)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_legopet_resumes_to_the_same_bits(tmp_path, data):
+    features = run(tmp_path, data, "p")
+    whole = run(tmp_path, data, "whole", "LegoPET", features)
+    short = settings(methods__LegoPET__epochs=1)
+    run(tmp_path, data, "parts", "LegoPET", features, short)
+    longer = run(tmp_path, data, "parts", "LegoPET", features)
+    assert longer.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_run_after_saving(tmp_path, data, monkeypatch, number):
+    config = settings(training__checkpoint_every_steps=100)
+    with monkeypatch.context() as patch:
+        die_at_call(patch, 1, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as stopped:
+            run(tmp_path, data, "s", config=config)
+    assert stopped.value.code == 128 + number
+    assert not (tmp_path / "s" / "PnPNet.safetensors").exists()
+    working = checkpoints.load_working(tmp_path / "s" / "run" / "working.pt")
+    assert working["step"] == 2
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    resumed = run(tmp_path, data, "s", config=config)
+    assert resumed.read_bytes() == run(tmp_path, data, "whole", config=config).read_bytes()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, data, monkeypatch):
+    plain = PnPNet.training_step
+    seen = []
+
+    def step(self, batch, draw):
+        seen.append(batch)
+        losses = plain(self, batch, draw)
+        return {k: v * float("nan") for k, v in losses.items()} if len(seen) == 3 else losses
+
+    monkeypatch.setattr(PnPNet, "training_step", step)
+    with pytest.raises(InputError) as stopped:
+        run(tmp_path, data, "n")
+    assert "the loss of step 3 is {'loss': nan" in stopped.value.problem
+    assert all(str(key) in stopped.value.problem for key in seen[-1].keys)
+    assert "learning_rate" in stopped.value.remedy
+    working = checkpoints.load_working(tmp_path / "n" / "run" / "working.pt")
+    assert working["step"] == 2
+    assert all(t.isfinite().all() for t in working["network"].values())
+    assert not (tmp_path / "n" / "PnPNet.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, data, monkeypatch):
+    plain = PnPNet.training_step
+
+    def step(self, batch, draw):
+        losses = plain(self, batch, draw)
+        losses["loss"].register_hook(lambda gradient: gradient * float("nan"))
+        return losses
+
+    monkeypatch.setattr(PnPNet, "training_step", step)
+    with pytest.raises(InputError, match="weights after step 1 are not finite"):
+        run(tmp_path, data, "n")
+    assert not (tmp_path / "n" / "run" / "working.pt").exists()
+
+
+def test_an_unfinished_run_of_another_configuration_is_not_overwritten(tmp_path, data, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_at_call(patch, 2, kill)
+        with pytest.raises(Killed):
+            run(tmp_path, data, "x")
+    changed = settings(methods__PnPNet__learning_rate=0.5)
+    with pytest.raises(InputError, match=r"settings\.learning_rate: 0\.001 -> 0\.5") as refused:
+        run(tmp_path, data, "x", config=changed)
+    assert "delete" in refused.value.remedy
+
+
+def test_a_finished_run_gives_way_to_another_configuration(tmp_path, data):
+    run(tmp_path, data, "x")
+    changed = settings(methods__PnPNet__learning_rate=2e-3)
+    again = run(tmp_path, data, "x", config=changed)
+    assert again.read_bytes() == run(tmp_path, data, "y", config=changed).read_bytes()
+    assert rows(tmp_path / "x" / "log.csv")[0]["step"] == "2"
+
+
+def test_a_finished_run_writes_its_outputs_again_without_training(tmp_path, data, monkeypatch):
+    first = run(tmp_path, data, "x").read_bytes()
+    (tmp_path / "x" / "PnPNet.safetensors").unlink()
+    die_at_call(monkeypatch, 0, kill)
+    assert run(tmp_path, data, "x").read_bytes() == first
+
+
+def test_fewer_epochs_than_done_are_refused(tmp_path, data):
+    run(tmp_path, data, "x")
+    with pytest.raises(InputError, match="has done 6 steps, and 3 are asked for"):
+        run(tmp_path, data, "x", config=settings(methods__PnPNet__epochs=1))
+
+
+def test_a_damaged_working_checkpoint_is_named(tmp_path, data):
+    run(tmp_path, data, "x")
+    working = tmp_path / "x" / "run" / "working.pt"
+    working.write_bytes(working.read_bytes()[:1000])
+    with pytest.raises(InputError, match="damaged"):
+        run(tmp_path, data, "x")
+
+
+def test_log_has_a_row_where_asked(tmp_path, data):
+    table = rows(run(tmp_path, data, "x").parent / "log.csv")
+    assert [row["step"] for row in table] == ["2", "3", "4", "6"]
+    assert [row["epoch"] for row in table] == ["0", "1", "1", "2"]
+    assert [bool(row["validation_psnr_db"]) for row in table] == [False, True, False, True]
+    for row in table:
+        total = float(row["mse"]) + 0.1 * float(row["dwt"])
+        assert float(row["loss"]) == pytest.approx(total, rel=1e-4)
+        assert float(row["learning_rate"]) == 1e-3
+
+
+def test_training_without_validation_shards(tmp_path, data):
+    table = rows(run(tmp_path, (data[0], []), "x").parent / "log.csv")
+    assert {row["validation_psnr_db"] for row in table} == {""}
+
+
+def test_everything_used_is_written_beside_the_weights(tmp_path, data):
+    features = run(tmp_path, data, "p")
+    output = run(tmp_path, data, "l", "LegoPET", features)
+    record = yaml.safe_load(output.with_suffix(".yaml").read_text())
+    config = settings()
+    assert record["settings"] == config["methods"]["LegoPET"]
+    assert record["network"] == config["network"]
+    assert record["training"] == config["training"]
+    assert record["features_sha256"] == checkpoints.sha256(features)
+    assert record["total_steps"] == 6
+    assert record["versions"]["torch"]
+    metadata = checkpoints.read_metadata(output)
+    assert (metadata.step, metadata.epoch) == (6, 2)
+    assert record["scales"] == metadata.scales.to_dict()
+    assert not any(name.startswith("frozen") for name in load_file(output))
+
+
+def test_training_makes_the_loss_smaller(tmp_path, data):
+    config = settings(methods__PnPNet__epochs=25, methods__PnPNet__learning_rate=3e-3)
+    table = rows(run(tmp_path, data, "x", config=config).parent / "log.csv")
+    assert float(table[-1]["loss"]) < 0.5 * float(table[0]["loss"])
+
+
+def test_global_random_state_is_left_alone(tmp_path, data):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with torch.random.fork_rng():
+        run(tmp_path, data, "x")
+    assert torch.equal(torch.get_rng_state(), before)

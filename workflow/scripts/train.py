@@ -1,0 +1,17 @@
+from pathlib import Path
+
+from models.training import train
+from pipeline.job import job
+
+with job(snakemake):
+    train(
+        snakemake.wildcards.method,
+        snakemake.params.settings,
+        [Path(shard) for shard in snakemake.input.train],
+        [Path(shard) for shard in snakemake.input.validation],
+        output=Path(snakemake.output.weights),
+        run_dir=Path(snakemake.params.run_dir),
+        log_csv=Path(snakemake.output.table),
+        features=Path(snakemake.input.features) if snakemake.input.features else None,
+        threads=snakemake.threads,
+    )
