@@ -1,5 +1,6 @@
 """Rules ``metrics`` and ``table``: one row per test slice and method, then means per method."""
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -186,7 +187,9 @@ def _activity(
     }
 
 
-def summarise(metrics_csv: Path, output_csv: Path, output_markdown: Path) -> None:
+def summarise(
+    metrics_csv: Path, output_csv: Path, output_markdown: Path, output_html: Path
+) -> None:
     """Average the table of `evaluate` per method.
 
     Parameters
@@ -195,7 +198,7 @@ def summarise(metrics_csv: Path, output_csv: Path, output_markdown: Path) -> Non
         From `evaluate`.
     output_csv : Path
         One row a method: number of slices, then mean and standard deviation of each metric.
-    output_markdown : Path
+    output_markdown, output_html : Path
         The same to read, with units, data range and mask.
     """
     table = pd.read_csv(metrics_csv, dtype={"subject": str})
@@ -204,20 +207,25 @@ def summarise(metrics_csv: Path, output_csv: Path, output_markdown: Path) -> Non
     both = {"slices": slices}
     for column in SUMMARISED:
         both[f"{column}_mean"], both[f"{column}_sd"] = mean[column], deviation[column]
+    header = ["method", "slices", *SUMMARISED]
+    rows = [
+        [method, str(slices[method])]
+        + [_cell(mean.at[method, column], deviation.at[method, column]) for column in SUMMARISED]
+        for method in mean.index
+    ]
     with hdf5.atomic(output_csv) as temporary:
         pd.DataFrame(both).to_csv(temporary, float_format="%.6g", lineterminator="\n")
-
-    lines = [
-        "| method | slices | " + " | ".join(SUMMARISED) + " |",
-        "|---" * (len(SUMMARISED) + 2) + "|",
-    ]
-    for method in mean.index:
-        cells = [
-            _cell(mean.at[method, column], deviation.at[method, column]) for column in SUMMARISED
-        ]
-        lines.append(f"| {method} | {slices[method]} | " + " | ".join(cells) + " |")
     with hdf5.atomic(output_markdown) as temporary:
-        temporary.write_text(CAPTION + "\n" + "\n".join(lines) + "\n")
+        temporary.write_text(_markdown(header, rows))
+    with hdf5.atomic(output_html) as temporary:
+        cells = pd.DataFrame(rows, columns=header).to_html(index=False, border=0)
+        caption = html.escape(CAPTION)
+        temporary.write_text(f'<meta charset="utf-8">\n<p>{caption}</p>\n{cells}\n')
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return CAPTION + "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _cell(mean: float, deviation: float) -> str:

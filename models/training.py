@@ -5,6 +5,7 @@ is replaced atomically, so that the weights at the end do not depend on interrup
 on the CPU with the same number of threads).
 """
 
+import hashlib
 import json
 import logging
 import platform
@@ -36,6 +37,7 @@ from models.devices import make_fabric
 from models.runlog import RunLog
 from models.seeds import generator, seed_of
 from pipeline import hdf5, shards
+from pipeline.code import imported
 from pipeline.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -272,8 +274,8 @@ class Run:
         if changed:
             raise InputError(
                 self.working,
-                f"belongs to a run of another configuration ({'; '.join(changed)})",
-                f"restore that configuration to finish it, or delete {self.folder} to start anew",
+                f"belongs to another run ({'; '.join(changed)})",
+                f"restore what differs to finish that run, or delete {self.folder} to start anew",
             )
         self.method.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -294,15 +296,28 @@ class Run:
 def _identity(metadata: Metadata, training: Mapping[str, Any], train_shards: Sequence[Path]) -> str:
     """Describe all that decides the weights after k steps, as JSON.
 
-    Epochs do not: a finished run can be trained on. Nor does how often it reports.
+    Epochs do not: a finished run can be trained on. Nor does how often it reports. The code does:
+    without it, a finished run would stand in for one by corrected code.
     """
     data = []
     for path in train_shards:
         with shards.opened(path) as file:
             data.append([path.name, str(file.attrs.get("config_hash")), len(file["slice_index"])])
-    identity = {**asdict(metadata), "precision": training["precision"], "shards": data}
+    identity = {
+        **asdict(metadata),
+        "precision": training["precision"],
+        "shards": data,
+        "code": code_hash(),
+    }
     identity["settings"] = {k: v for k, v in metadata.settings.items() if k != "epochs"}
     return json.dumps(identity, sort_keys=True)
+
+
+def code_hash() -> str:
+    """Hash the modules of this package that training uses."""
+    here = Path(__file__).resolve()
+    files = sorted(path for path in imported(here) if path.parent == here.parent)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 @contextmanager

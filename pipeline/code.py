@@ -30,9 +30,10 @@ def imported(path: Path) -> frozenset[Path]:
                 parts = name.split(".")
                 if parts[0] not in PACKAGES:
                     continue
-                module = ROOT.joinpath(*parts)
-                candidates = (module.with_suffix(".py"), module / "__init__.py")
-                waiting.extend(file for file in candidates if file.is_file())
+                for depth in range(1, len(parts) + 1):  # Python imports every package on the way
+                    module = ROOT.joinpath(*parts[:depth])
+                    candidates = (module.with_suffix(".py"), module / "__init__.py")
+                    waiting.extend(file for file in candidates if file.is_file())
     return frozenset(found)
 
 

@@ -1,6 +1,7 @@
 """Check of the configuration: types and limits by the schema, contradictions here."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
         Naming the key, its value and the remedy.
     """
     rules = yaml.safe_load(schema.read_text())
-    validator = jsonschema.Draft202012Validator(rules)
+    validator = _strict()(rules)
     errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.path)))
     if errors:
         raise _as_input_error(errors[0])
@@ -46,16 +47,32 @@ def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
     return subjects
 
 
+def _strict() -> Any:
+    """JSON schema's rules, except that 5.0 is no integer, and infinity and NaN are no numbers."""
+    base = jsonschema.Draft202012Validator
+    types = base.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda _, value: (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+            ),
+        }
+    )
+    return jsonschema.validators.extend(base, type_checker=types)
+
+
 def _as_input_error(error: Any) -> InputError:
     where = ".".join(map(str, error.path)) or "configuration"
     if error.validator == "additionalProperties":
         known = sorted(error.schema["properties"])
-        unknown = sorted(set(error.instance) - set(known))[0]
+        unknown = sorted(set(map(str, error.instance)) - set(known))[0]
         nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.0)
         key = unknown if where == "configuration" else f"{where}.{unknown}"
         return InputError(
             key,
-            f"is not a known key (value {error.instance[unknown]!r})",
+            f"is not a known key (value {error.instance.get(unknown)!r})",
             f"did you mean '{nearest[0]}'? Known here: {', '.join(known)}",
         )
     if error.validator == "required":
@@ -63,7 +80,52 @@ def _as_input_error(error: Any) -> InputError:
         return InputError(
             where, f"lacks {', '.join(missing)}", "start from config/config.yaml, which has all"
         )
-    return InputError(where, f"{error.message}", error.schema.get("description", "see the schema"))
+    problem = f"is {error.instance!r}"
+    if isinstance(error.instance, str) and error.validator == "type" and _is_number(error.instance):
+        problem += " as text (YAML takes numbers like 5.0e+6, not 5e6 or '5')"
+    meaning = error.schema.get("description", "").strip()
+    return InputError(where, problem, f"give {_wanted(error.schema)}. {meaning}".strip())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+WANTED = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a section with keys",
+    "enum": "one of {}",
+    "const": "{}",
+    "minimum": "at least {}",
+    "exclusiveMinimum": "more than {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "less than {}",
+    "multipleOf": "divisible by {}",
+    "pattern": "matching {}",
+    "minLength": "of at least {} characters",
+    "minItems": "of at least {} entries",
+    "maxItems": "of at most {} entries",
+}
+"""What types and limits of the schema ask for."""
+
+
+def _wanted(schema: Mapping[str, Any]) -> str:
+    """Say what the schema of one key asks for."""
+    limits = [
+        phrase.format(", ".join(map(str, schema[key])) if key == "enum" else schema[key])
+        for key, phrase in WANTED.items()
+        if key in schema
+    ]
+    kind = [WANTED[schema["type"]]] if "type" in schema else []
+    return ", ".join(kind + limits)
 
 
 def _check_geometry(config: Mapping[str, Any]) -> None:
@@ -103,12 +165,17 @@ def _check_network(config: Mapping[str, Any], views: int, radial_bins: int) -> N
             f"choose a size that {2 ** (stages - 1)} divides, or fewer stages",
         )
     for name, method in config["methods"].items():
-        for where in (config["sampling"], config["training"]["validation_sampling"]):
-            if method.get("timesteps", where["steps"]) % where["steps"]:
+        for where, steps in (
+            ("sampling.steps", config["sampling"]["steps"]),
+            (
+                "training.validation_sampling.steps",
+                config["training"]["validation_sampling"]["steps"],
+            ),
+        ):
+            if method.get("timesteps", steps) % steps:
                 raise InputError(
-                    "sampling.steps",
-                    f"{where['steps']} does not divide the {method['timesteps']} timesteps of "
-                    f"{name}",
+                    where,
+                    f"{steps} does not divide the {method['timesteps']} timesteps of {name}",
                     f"choose a divisor of {method['timesteps']}",
                 )
 

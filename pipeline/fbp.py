@@ -59,8 +59,8 @@ class FilteredBackProjection:
         fraction = (position - first).astype(np.float32)
         first += np.arange(len(self.angles), dtype=np.int32) * len(self.distances_mm)
         # Angles are evenly spaced only on a circle; on a polygon each stands for its own share.
-        share = np.gradient(np.append(self.angles, self.angles[0] + np.pi))[:-1]
-        share = (share * np.pi / share.sum()).astype(np.float32)
+        around = np.concatenate([self.angles[-1:] - np.pi, self.angles, self.angles[:1] + np.pi])
+        share = ((around[2:] - around[:-2]) / 2).astype(np.float32)
         weights = np.stack([(1 - fraction) * share, fraction * share], axis=-1)
         entries = 2 * len(self.angles)
         starts = np.arange(len(self._pixels) + 1, dtype=np.int32) * entries

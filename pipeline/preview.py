@@ -117,7 +117,7 @@ def _draw_row(axes: np.ndarray, dataset: h5py.Dataset, file: h5py.File) -> None:
         ax.set_box_aspect(1 if vertical == "view" else None)
         title = f"{stack} {index}"
         if "rotation_deg" in file:
-            title = f"slice {file['slice_index'][index]}, {file['rotation_deg'][index]:+.0f}°"
+            title = f"slice {file['slice_index'][index]}, {file['rotation_deg'][index]:.0f}°"
         ax.set_title(title, fontsize=8)
         ax.set_xticks([])
         ax.set_yticks([])

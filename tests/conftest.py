@@ -12,6 +12,15 @@ from pipeline.kinds import SINOGRAM, SLICES
 from pipeline.projector import SparseProjector, system_matrices
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Keep torch to one thread: many small products are slow where other processes want cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def ring():
     """128 end points, 64 views, 63 radial bins."""
@@ -122,3 +131,18 @@ def write_sinogram():
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def quarter_turn():
+    """Turn sinograms (slice, view, radial) by 90 degrees from x to y, by moving LORs.
+
+    Exact on a ring whose number of blocks is a multiple of 4.
+    """
+
+    def turn(sinograms):
+        half = sinograms.shape[1] // 2
+        # Beyond the last view the same lines come again, seen from the other side.
+        return np.concatenate([sinograms[:, half:, ::-1], sinograms[:, :half]], axis=1)
+
+    return turn

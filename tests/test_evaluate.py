@@ -140,7 +140,7 @@ def test_other_slices_are_refused(study, tmp_path):
 def test_summary_averages_over_slices(study, tmp_path):
     _, shards, _, reconstructions = study
     evaluate(shards, reconstructions, scales_of(study), tmp_path / "m.csv")
-    summarise(tmp_path / "m.csv", tmp_path / "s.csv", tmp_path / "s.md")
+    summarise(tmp_path / "m.csv", tmp_path / "s.csv", tmp_path / "s.md", tmp_path / "s.html")
     table, summary = pd.read_csv(tmp_path / "m.csv"), pd.read_csv(tmp_path / "s.csv", index_col=0)
     assert list(summary.index) == ["FBP", "OSEM", "PnPNet", "LegoPET"]
     assert set(summary["slices"]) == {6}
@@ -150,7 +150,8 @@ def test_summary_averages_over_slices(study, tmp_path):
     text = (tmp_path / "s.md").read_text()
     assert "data range of 1" in text
     assert "| OSEM | 6 | - | - | - |" in text
-    assert text.count("|---") == len(SUMMARISED) + 2
+    assert text.count("| ---") == len(SUMMARISED) + 2
+    assert "<td>OSEM</td>" in (tmp_path / "s.html").read_text()
 
 
 def test_figures_are_drawn(study, tmp_path):

@@ -8,6 +8,8 @@ from pipeline.forward_model import FWHM_PER_SIGMA, ForwardModel, psf_matrix
 from pipeline.geometry import Grid, Ring, field_of_view
 from pipeline.sinogram import attenuation_factors
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SUBSETS = 4
 WATER_PER_CM = 0.096
 

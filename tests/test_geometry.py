@@ -57,6 +57,7 @@ def test_end_points_lie_on_the_sides_of_the_polygon(ring):
     first_side = ring.end_point_xy_mm[: ring.crystals_per_block]
     np.testing.assert_allclose(first_side[:, 1], -ring.radius_mm)
     np.testing.assert_allclose(np.diff(first_side[:, 0]), ring.pitch_mm)
+    assert first_side[:, 0].mean() == pytest.approx(0, abs=1e-9)
 
 
 @given(rings())

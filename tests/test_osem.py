@@ -11,6 +11,8 @@ from pipeline.kinds import OSEM
 from pipeline.osem import SLICES_AT_A_TIME, osem, reconstruct
 from pipeline.projector import system_matrices
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COARSE = Grid(24, 11.0)
 PLAIN = {"attenuation": False, "psf_fwhm_mm": 0.0}
 
@@ -43,7 +45,7 @@ def truth(disc):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 20.0]), st.booleans())
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 def test_mlem_never_lowers_the_poisson_likelihood(sparse, ring, truth, seed, background, blurred):
     model = ForwardModel(sparse(ring, COARSE), 15.0 if blurred else 0.0)
     rng = np.random.default_rng(seed)
@@ -100,13 +102,15 @@ def test_exact_data_lead_to_the_truth(sparse, ring, truth):
         for image in osem(model, exact(model, truth), no_background(1), 100)
     ]
     assert (np.diff(errors[:50]) < 0).all()
-    print("convergence", errors[3], errors[9], errors[-1])
-    assert errors[-1] < 1e-2
+    # 4 % after 4 passes, 1.5 % after 10, 5e-4 after 100.
+    assert errors[9] < 0.03
+    assert errors[-1] < 1e-3
 
 
-@pytest.mark.parametrize("attenuated", [False, True])
-@pytest.mark.parametrize("fwhm_mm", [0.0, 15.0])
-@pytest.mark.parametrize("background", [0.0, 2000.0])
+@pytest.mark.parametrize(
+    ("attenuated", "fwhm_mm", "background"),
+    [(True, 0.0, 0.0), (False, 15.0, 0.0), (False, 0.0, 2000.0), (True, 15.0, 2000.0)],
+)
 def test_what_is_simulated_is_modelled(sparse, ring, truth, disc, attenuated, fwhm_mm, background):
     projector = sparse(ring, COARSE, 8)
     model = ForwardModel(projector, fwhm_mm, measured_factors(projector) if attenuated else None)
@@ -116,8 +120,8 @@ def test_what_is_simulated_is_modelled(sparse, ring, truth, disc, attenuated, fw
     for name, centre, radius in (("hot", (40, 20), 15), ("body", (-20, 45), 25)):
         region = disc(COARSE, radius, centre)
         bias = (image * region).sum() / (truth[0] * region).sum() - 1
-        print("bias", attenuated, fwhm_mm, background, name, bias)
-        assert abs(bias) < 0.01, name
+        # Without blurring 2e-4; the edges of a blurred hot spot need more passes than these.
+        assert abs(bias) < (1e-2 if fwhm_mm else 1e-3), name
 
 
 def test_no_counts_give_an_empty_image(sparse, ring, truth):
@@ -150,13 +154,12 @@ def middle(grid):
     return np.hypot(x - 15, y + 20) < 50
 
 
-@pytest.mark.parametrize("scale", [0.5, 20.0])
 @pytest.mark.parametrize(
     ("simulation", "background"),
-    [(PLAIN, 0), (PLAIN, 40), ({"attenuation": True, "psf_fwhm_mm": 6.0}, 40)],
+    [(PLAIN, 0), ({"attenuation": True, "psf_fwhm_mm": 6.0}, 40)],
 )
 def test_the_rule_gives_activity_back(
-    tmp_path, sparse, ring, grid, disc, write_sinogram, hundred, scale, simulation, background
+    tmp_path, sparse, ring, grid, disc, write_sinogram, hundred, simulation, background
 ):
     projector = sparse(ring, grid, 16)
     factors = 1.0
@@ -164,18 +167,33 @@ def test_the_rule_gives_activity_back(
         factors = np.exp(-projector.project(0.0096 * disc(grid, 90)[None]))
     model = ForwardModel(projector, simulation["psf_fwhm_mm"])
     line_integrals = projector.sinograms(exact(model, hundred))
-    path = write_sinogram(tmp_path / "sinogram.h5", line_integrals, scale, factors, background)
+    path = write_sinogram(tmp_path / "sinogram.h5", line_integrals, 0.5, factors, background)
     reconstruct(path, tmp_path / "osem.h5", {"iterations": 4}, simulation, projector)
     arrays, attributes = hdf5.read(tmp_path / "osem.h5", OSEM)
     image = arrays["image"][0]
-    print(
-        "rule", scale, simulation, background, image[middle(grid)].mean(), image[middle(grid)].std()
-    )
     assert image[middle(grid)].mean() == pytest.approx(100, rel=5e-3)
     assert image.sum() == pytest.approx(hundred.sum(), rel=1e-2)
     assert (image >= 0).all()
     assert attributes["subject"] == "subject04"
     assert attributes["projector"] == "sparse"
+
+
+@pytest.mark.parametrize("attenuation", [False, True])
+def test_the_rule_models_the_resolution(
+    tmp_path, sparse, ring, grid, write_sinogram, hundred, attenuation
+):
+    projector = sparse(ring, grid, 16)
+    model = ForwardModel(projector, 12.0)
+    path = write_sinogram(
+        tmp_path / "sinogram.h5", projector.sinograms(exact(model, hundred)), 10.0
+    )
+    errors = []
+    for fwhm_mm in (12.0, 0.0):
+        simulation = {"attenuation": attenuation, "psf_fwhm_mm": fwhm_mm}
+        reconstruct(path, tmp_path / "osem.h5", {"iterations": 4}, simulation, projector)
+        image = hdf5.read(tmp_path / "osem.h5", OSEM)[0]["image"]
+        errors.append(np.linalg.norm(image - hundred) / np.linalg.norm(hundred))
+    assert errors[0] < 0.8 * errors[1]  # 10 % instead of 14 %
 
 
 def test_the_rule_keeps_every_slice_and_its_identity(tmp_path, sparse, ring, write_sinogram, truth):

@@ -10,6 +10,8 @@ from pipeline.errors import InputError
 from pipeline.geometry import Grid, Ring, field_of_view
 from pipeline.projector import load, resolve, system_matrices, write_system_matrix
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SUBSETS = 4
 
 # Joseph's sum over the pixel planes misses an edge by up to about 0.2 pixels, wherever it crosses
@@ -126,6 +128,13 @@ def test_a_point_appears_where_its_coordinates_say(projector, ring, grid):
     distance = np.abs(radial_mm - x * np.cos(angle) - y * np.sin(angle))
     assert (sinogram[distance > np.sqrt(2) * grid.pixel_mm] == 0).all()
     assert (sinogram[distance < 0.5 * grid.pixel_mm] > 0).all()
+
+
+def test_a_turned_image_has_the_turned_sinogram(projector, grid, quarter_turn):
+    images = np.random.default_rng(4).random((2, grid.size, grid.size), dtype=np.float32)
+    turned = projector.project(np.rot90(images, -1, axes=(1, 2)).copy())  # clockwise: x to y
+    expected = quarter_turn(projector.project(images))
+    assert norm_error(turned, expected) < 1e-5
 
 
 def test_the_views_of_all_subsets_are_the_views_of_one(sparse, projector, ring, grid):

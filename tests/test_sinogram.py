@@ -15,6 +15,8 @@ from pipeline.sinogram import (
     volume_scale,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = {
     "prompts_per_slice": 2e5,
     "attenuation": False,

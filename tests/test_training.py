@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import load_file
 from test_models_support import make_shard, settings
 
-from models import checkpoints
+from models import checkpoints, training
 from models.pnpnet import PnPNet
 from models.training import train
 from pipeline.errors import InputError
@@ -173,6 +173,14 @@ def test_a_finished_run_gives_way_to_another_configuration(tmp_path, data):
     again = run(tmp_path, data, "x", config=changed)
     assert again.read_bytes() == run(tmp_path, data, "y", config=changed).read_bytes()
     assert rows(tmp_path / "x" / "log.csv")[0]["step"] == "2"
+
+
+def test_a_finished_run_gives_way_to_other_code(tmp_path, data, monkeypatch):
+    run(tmp_path, data, "x")
+    monkeypatch.setattr(training, "code_hash", lambda: "other")
+    die_at_call(monkeypatch, 0, kill)
+    with pytest.raises(Killed):
+        run(tmp_path, data, "x")
 
 
 def test_a_finished_run_writes_its_outputs_again_without_training(tmp_path, data, monkeypatch):

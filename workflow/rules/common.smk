@@ -8,7 +8,9 @@ from pipeline.config import check
 from pipeline.errors import InputError
 
 try:
-    SUBJECTS = check(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+    SUBJECTS = check(
+        config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
+    )
     PROJECTOR = projector.resolve(config["projector"])
 except InputError as error:
     raise WorkflowError(str(error))
@@ -40,7 +42,9 @@ def system_matrix(grid):
 
 def simulation_grid():
     """Name of the grid on which the measurement is simulated."""
-    return "simulation" if config["simulation"]["oversampling"] > 1 else "reconstruction"
+    return (
+        "simulation" if config["simulation"]["oversampling"] > 1 else "reconstruction"
+    )
 
 
 def weights_of(method):
@@ -51,13 +55,16 @@ def weights_of(method):
 def reconstructions():
     """Input of rules that compare methods: each method's files, one a test subject."""
     return {
-        method: [f"{RESULTS}/reconstructions/{method}/{subject}.h5" for subject in of_split("test")]
+        method: [
+            f"{RESULTS}/reconstructions/{method}/{subject}.h5"
+            for subject in of_split("test")
+        ]
         for method in config["methods"]
     }
 
 
 def settings_of(rule, method):
-    """What a rule on one method depends on: no other method's settings rerun it."""
+    """Settings that one method's job depends on, and those of no other method."""
     sections = {
         "train": ("seed", "network", "training"),
         "reconstruct": ("seed", "network", "training", "sampling"),

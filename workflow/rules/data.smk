@@ -5,6 +5,8 @@ rule fetch:
         f"{LOGS}/fetch/{{subject}}.log",
     benchmark:
         f"{LOGS}/fetch/{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=1500,
@@ -26,6 +28,8 @@ rule phantom:
         f"{LOGS}/phantom/{{subject}}.log",
     benchmark:
         f"{LOGS}/phantom/{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -46,6 +50,8 @@ rule slices:
         f"{LOGS}/slices/{{subject}}.log",
     benchmark:
         f"{LOGS}/slices/{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -65,16 +71,20 @@ rule system_matrix:
         f"{LOGS}/system_matrix/{{grid}}.log",
     benchmark:
         f"{LOGS}/system_matrix/{{grid}}.tsv"
-    threads: 1
     wildcard_constraints:
         grid="reconstruction|simulation",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
     resources:
         mem_mb=3000,
     params:
         scanner=config["scanner"],
         slices=config["slices"],
         oversampling=lambda wildcards: (
-            config["simulation"]["oversampling"] if wildcards.grid == "simulation" else 1
+            config["simulation"]["oversampling"]
+            if wildcards.grid == "simulation"
+            else 1
         ),
         subsets=config["osem"]["subsets"],
         code=code_hash("system_matrix.py"),
@@ -92,6 +102,8 @@ rule sinogram:
         f"{LOGS}/sinogram/{{subject}}.log",
     benchmark:
         f"{LOGS}/sinogram/{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=2500,
@@ -116,6 +128,8 @@ rule osem:
         f"{LOGS}/osem/{{subject}}.log",
     benchmark:
         f"{LOGS}/osem/{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=2500,
@@ -139,6 +153,8 @@ rule fbp:
         f"{LOGS}/fbp/{{subject}}.log",
     benchmark:
         f"{LOGS}/fbp/{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=2500,
@@ -163,6 +179,8 @@ rule shard:
         f"{LOGS}/shard/{{subject}}.log",
     benchmark:
         f"{LOGS}/shard/{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -185,9 +203,11 @@ rule preview:
         ),
     log:
         f"{LOGS}/preview/{{stage}}_{{subject}}.log",
-    threads: 1
     wildcard_constraints:
         stage="phantoms|slices|sinograms|osem|fbp|shards",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
     params:

@@ -1,7 +1,9 @@
 rule reconstruct:
     input:
         weights=weights_of("{method}"),
-        features=lambda wildcards: weights_of(config["methods"][wildcards.method].get("features")),
+        features=lambda wildcards: weights_of(
+            config["methods"][wildcards.method].get("features")
+        ),
         shard=f"{DATA}/shards/{{subject}}.h5",
     output:
         f"{RESULTS}/reconstructions/{{method}}/{{subject}}.h5",
@@ -9,6 +11,8 @@ rule reconstruct:
         f"{LOGS}/reconstruct/{{method}}_{{subject}}.log",
     benchmark:
         f"{LOGS}/reconstruct/{{method}}_{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
@@ -22,13 +26,15 @@ rule reconstruct:
 
 rule metrics:
     input:
+        **reconstructions(),
         shards=shards("test"),
         weights=expand(weights_of("{method}"), method=config["methods"]),
-        **reconstructions(),
     output:
         f"{RESULTS}/metrics.csv",
     log:
         f"{LOGS}/metrics.log",
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -53,6 +59,8 @@ rule summary:
         ),
     log:
         f"{LOGS}/summary.log",
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=1000,
@@ -64,9 +72,9 @@ rule summary:
 
 rule panel:
     input:
+        **reconstructions(),
         shards=shards("test"),
         weights=expand(weights_of("{method}"), method=config["methods"]),
-        **reconstructions(),
     output:
         report(
             f"{RESULTS}/figures/panel.png",
@@ -76,6 +84,8 @@ rule panel:
         ),
     log:
         f"{LOGS}/panel.log",
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -2,7 +2,9 @@ rule train:
     input:
         train=shards("train"),
         validation=shards("validation"),
-        features=lambda wildcards: weights_of(config["methods"][wildcards.method].get("features")),
+        features=lambda wildcards: weights_of(
+            config["methods"][wildcards.method].get("features")
+        ),
     output:
         weights=weights_of("{method}"),
         settings=f"{RESULTS}/weights/{{method}}.yaml",
@@ -11,6 +13,8 @@ rule train:
         f"{LOGS}/train/{{method}}.log",
     benchmark:
         f"{LOGS}/train/{{method}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
@@ -36,6 +40,8 @@ rule training_curves:
         ),
     log:
         f"{LOGS}/training_curves.log",
+    conda:
+        "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=1000,

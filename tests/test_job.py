@@ -1,0 +1,83 @@
+import logging
+import re
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.job import job
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    """Put back what a job sets for its whole process."""
+    threads, handlers, level = torch.get_num_threads(), logging.root.handlers[:], logging.root.level
+    yield
+    for handler in logging.root.handlers[:]:
+        if handler not in handlers:
+            logging.root.removeHandler(handler)
+            handler.close()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.captureWarnings(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def snakemake(tmp_path):
+    return SimpleNamespace(log=[str(tmp_path / "job.log")], threads=1, rule="osem")
+
+
+def log(snakemake):
+    return Path(snakemake.log[0]).read_text()
+
+
+def test_messages_reach_the_log_file_and_stderr(snakemake, capsys):
+    with job(snakemake):
+        logging.info("slice %d of %d", 3, 55)
+        warnings.warn("a warning", stacklevel=1)
+    for text in (log(snakemake), capsys.readouterr().err):
+        assert re.search(r"^\d{4}-\d\d-\d\d \S+ slice 3 of 55$", text, flags=re.MULTILINE)
+        assert "UserWarning: a warning" in text
+
+
+def test_bad_input_ends_with_its_message_and_no_traceback(snakemake, capsys):
+    with pytest.raises(SystemExit) as exit_, job(snakemake):
+        raise InputError("some/file.h5", "is empty", "run rule 'fbp' again")
+    assert exit_.value.code == 1
+    for text in (log(snakemake), capsys.readouterr().err):
+        assert "Rule 'osem' stopped.\nsome/file.h5: is empty\n  -> run rule 'fbp' again" in text
+        assert "Traceback" not in text
+
+
+def test_other_errors_end_with_a_traceback(snakemake, capsys):
+    with pytest.raises(SystemExit) as exit_, job(snakemake):
+        raise ZeroDivisionError("a mistake of ours")
+    assert exit_.value.code == 1
+    for text in (log(snakemake), capsys.readouterr().err):
+        assert "Rule 'osem' failed.\nTraceback" in text
+        assert "test_job.py" in text
+        assert "ZeroDivisionError: a mistake of ours" in text
+
+
+def test_interruption_is_passed_on(snakemake):
+    with pytest.raises(KeyboardInterrupt), job(snakemake):
+        raise KeyboardInterrupt
+
+
+def test_a_second_run_replaces_the_log(snakemake):
+    for text in ("first", "second"):
+        with job(snakemake):
+            logging.info(text)
+    assert "second" in log(snakemake)
+    assert "first" not in log(snakemake)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_uses_the_threads_of_the_rule(snakemake, threads):
+    snakemake.threads = threads
+    with job(snakemake):
+        assert torch.get_num_threads() == threads
