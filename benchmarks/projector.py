@@ -107,7 +107,9 @@ def report(task: str, times: dict[str, list[float]]) -> None:
         print(f"{task:12} {name:24} {middle:8.1f} ms/slice  ({min(values):.1f}-{max(values):.1f})")
     if len(times) > 1:
         own, *others = times.values()
-        ratios = [min(turn) / mine for mine, turn in zip(own, zip(*others), strict=True)]
+        ratios = [
+            min(turn) / mine for mine, turn in zip(own, zip(*others, strict=True), strict=True)
+        ]
         print(f"{task:12} sparse is {statistics.median(ratios):.1f} times as fast")
 
 

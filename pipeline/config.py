@@ -165,6 +165,12 @@ def _check_network(config: Mapping[str, Any], views: int, radial_bins: int) -> N
             f"choose a size that {2 ** (stages - 1)} divides, or fewer stages",
         )
     for name, method in config["methods"].items():
+        if method.get("beta_start", 0) > method.get("beta_end", 1):
+            raise InputError(
+                f"methods.{name}.beta_start",
+                f"{method['beta_start']} is above beta_end {method['beta_end']}",
+                "noise must grow with the step: give beta_start the smaller value",
+            )
         for where, steps in (
             ("sampling.steps", config["sampling"]["steps"]),
             (

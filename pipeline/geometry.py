@@ -51,11 +51,11 @@ class Ring:
                 f"{self.blocks} blocks x {self.crystals_per_block} crystals is an odd number",
                 "choose an even number of LOR end points, so that they face each other",
             )
-        if self.radial_bins < 1:
+        if self.radial_bins < 3:
             raise InputError(
                 "scanner.radial_trim",
                 f"{self.radial_trim} leaves {self.radial_bins} radial bins",
-                f"choose less than {(self.end_points - 1) // 2}",
+                f"choose at most {(self.end_points - 4) // 2}, which leaves 3",
             )
 
     @property

@@ -78,10 +78,11 @@ def write(
     kind: Kind,
     arrays: Mapping[str, np.ndarray | h5py.Dataset],
     attributes: Mapping[str, Any],
-    *,
-    compress: bool = True,
 ) -> None:
     """Write all arrays of a file at once: after a failure nothing lies under ``path``.
+
+    Datasets of several axes are compressed by gzip (level 1, with shuffle), one chunk per index of
+    the first axis; gzip includes a checksum. The others are uncompressed, with Fletcher's checksum.
 
     Parameters
     ----------
@@ -94,9 +95,6 @@ def write(
         are then copied as they are.
     attributes : mapping
         From `provenance`.
-    compress : bool
-        Whether datasets of several axes (one chunk per index of the first) are compressed by gzip
-        (level 1, with shuffle), which includes a checksum. All others have Fletcher's checksum.
 
     Raises
     ------
@@ -119,7 +117,7 @@ def write(
         for key, value in attributes.items():
             file.attrs[key] = value
         for name, declared in kind.datasets.items():
-            _write_dataset(file, name, declared, arrays[name], compress)
+            _write_dataset(file, name, declared, arrays[name])
             if sink.failed:
                 break
 
@@ -163,7 +161,7 @@ class _Sink(io.FileIO):
 
 
 def _write_dataset(
-    file: h5py.File, name: str, declared: Dataset, array: np.ndarray | h5py.Dataset, compress: bool
+    file: h5py.File, name: str, declared: Dataset, array: np.ndarray | h5py.Dataset
 ) -> None:
     if array.dtype != declared.dtype or array.ndim != len(declared.axes):
         raise ValueError(
@@ -178,7 +176,7 @@ def _write_dataset(
             raise ValueError(f"{name}: {np.count_nonzero(~np.isfinite(array))} non-finite values")
         chunks = (1, *array.shape[1:]) if array.ndim > 1 else (min(len(array), CHUNK_LENGTH),)
         filters: dict[str, Any] = {"fletcher32": True}
-        if array.ndim > 1 and compress:
+        if array.ndim > 1:
             filters = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
         dataset = file.create_dataset(name, data=array, chunks=chunks, **filters)
     dataset.attrs["units"] = declared.units

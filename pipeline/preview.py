@@ -73,6 +73,12 @@ def tree(path: Path) -> Tree:
     return root
 
 
+def has_images(path: Path) -> bool:
+    """Whether a file holds anything for a contact sheet: a system matrix, for one, does not."""
+    with open_any(path) as file:
+        return any(dataset.ndim == 3 for dataset in file.values())
+
+
 def contact_sheet(path: Path, output: Path) -> None:
     """Draw some images of every dataset with at least three axes as one PNG.
 
@@ -141,6 +147,8 @@ def main(
     output = sheet or file.with_suffix(".png")
     try:
         console.print(tree(file))
+        if not has_images(file):
+            return
         contact_sheet(file, output)
     except InputError as error:
         typer.echo(str(error), err=True)

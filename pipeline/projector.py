@@ -301,10 +301,7 @@ def resolve(choice: str) -> str:
 
 
 def write_system_matrix(output: Path, ring: Ring, grid: Grid, subsets: int) -> None:
-    """Rule ``system_matrix``: build the matrices of a geometry and store them.
-
-    They are stored contiguous and uncompressed, since every later job reads all of them.
-    """
+    """Rule ``system_matrix``: build the matrices of a geometry and store them."""
     arrays: dict[str, np.ndarray] = {}
     for operator, matrices in zip(
         ("forward", "back"), system_matrices(ring, grid, subsets), strict=True
@@ -319,7 +316,7 @@ def write_system_matrix(output: Path, ring: Ring, grid: Grid, subsets: int) -> N
             ]
         )
     attributes = hdf5.provenance(_geometry(ring, grid, subsets))
-    hdf5.write(output, SYSTEM_MATRIX, arrays, attributes, compress=False)
+    hdf5.write(output, SYSTEM_MATRIX, arrays, attributes)
 
 
 def load(name: str, ring: Ring, grid: Grid, subsets: int, matrix: str | Path | None) -> Projector:

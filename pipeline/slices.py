@@ -62,7 +62,9 @@ def brain_slices(
         raise InputError(
             "slices.per_volume",
             f"{count} slices asked for, the brain covers {len(held)} slices of {slice_mm} mm",
-            f"ask for at most {len(held)}, or make the slices thinner",
+            f"ask for at most {len(held)}, or make the slices thinner"
+            if len(held)
+            else "check the labels: none of these slices holds grey or white matter",
         )
     return np.rint(np.linspace(held[0], held[-1], count)).astype(int)
 

@@ -111,7 +111,7 @@ def test_impossible_rings_are_refused(change, message):
 
 
 def test_the_largest_radial_trim_that_is_suggested_works():
-    with pytest.raises(InputError, match="choose less than 251"):
+    with pytest.raises(InputError, match="choose at most 250"):
         Ring(**MMR, radial_trim=252)
     assert Ring(**MMR, radial_trim=250).radial_bins == 3
 

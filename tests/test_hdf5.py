@@ -161,22 +161,22 @@ import resource, sys
 import numpy as np
 from pipeline import hdf5
 from pipeline.errors import InputError
-path, slices, limit, compress = sys.argv[1], *map(int, sys.argv[2:])
+path, slices, limit = sys.argv[1], *map(int, sys.argv[2:])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 kind = hdf5.Kind("toy", "toy", {"image": hdf5.Dataset("float32", ("slice", "y", "x"), "1", "")})
 image = np.random.default_rng(0).random((slices, 64, 64), dtype=np.float32)
 try:
-    hdf5.write(path, kind, {"image": image}, {}, compress=bool(compress))
+    hdf5.write(path, kind, {"image": image}, {})
 except InputError as error:
     print(error)
     sys.exit(3)
 """
 
 
-def write_too_much(path, slices, *, limit=0, compress=True):
+def write_too_much(path, slices, *, limit=0):
     """Write in a process of its own, which libhdf5 may crash, at the latest when it ends."""
-    command = [sys.executable, "-c", WRITE_TOO_MUCH, path, slices, limit, int(compress)]
+    command = [sys.executable, "-c", WRITE_TOO_MUCH, path, slices, limit]
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -212,9 +212,8 @@ def test_full_disk_spares_the_earlier_file(small_disk, good):
     assert path.read_bytes() == good
 
 
-@pytest.mark.parametrize("compress", [True, False])
-def test_file_size_limit_leaves_nothing_and_says_so(tmp_path, compress):
-    message = write_too_much(tmp_path / "toy.h5", 20, limit=1 << 18, compress=compress)
+def test_file_size_limit_leaves_nothing_and_says_so(tmp_path):
+    message = write_too_much(tmp_path / "toy.h5", 20, limit=1 << 18)
     assert "File too large" in message
     assert list(tmp_path.iterdir()) == []
 

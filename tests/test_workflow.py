@@ -30,9 +30,7 @@ def workplace(folder: Path) -> Path:
     return folder
 
 
-def snakemake(
-    folder: Path, *arguments: str, tiny: bool = True
-) -> subprocess.CompletedProcess[str]:
+def snakemake(folder: Path, *arguments: str, tiny: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake"]
     if tiny:
         command += ["--configfile", str(ROOT / "tests" / "tiny.yaml")]
