@@ -104,7 +104,7 @@ def test_overlays_are_valid(overlay):
 @pytest.mark.parametrize(
     "values",
     [
-        {"scanner__radial_trim": 251, "network__size": 256},  # one radial bin is left
+        {"scanner__radial_trim": 250, "network__size": 256},  # one radial bin is left
         {"slices__per_volume": 127},
         {"slices__pixel_mm": 2},  # whole numbers are numbers
         {"simulation__oversampling": 8},
