@@ -9,9 +9,14 @@ parallelproj is timed on a stack (one ring a slice) and slice by slice, and its 
 
 import argparse
 import importlib.util
+import os
 import statistics
 import time
 from collections.abc import Callable
+
+# torch and parallelproj bring an OpenMP runtime each; idle threads of the one must not spin while
+# the other works. Has to be set before either is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
@@ -120,6 +125,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for parallelproj, loaded later
     torch.set_num_threads(options.threads)
     print(f"{options.threads} threads, torch {torch.__version__}")
     compare(options.slices, options.few, options.turns)

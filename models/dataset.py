@@ -25,7 +25,7 @@ class SliceKey(NamedTuple):
     slice_index: int
 
     def __str__(self) -> str:
-        return f"subject {self.subject}, rotation {self.rotation}, slice {self.slice_index}"
+        return f"{self.subject}, rotation {self.rotation}, slice {self.slice_index}"
 
 
 class Batch(NamedTuple):

@@ -47,6 +47,7 @@ and NRMSE (Euclidean) of whole images, unmasked, divided by the largest activity
 references, with a data range of 1; against the OSEM reference ("osem") and against the noise-free
 truth ("truth"). FBP is compared as it is, negative values included. Grey and white matter (gm, wm)
 are means over BrainWeb classes 2 and 3, in activity units; errors are against the truth's means.
+Contrast recovery, (GM/WM - 1) over that of the truth, is left out where the truth's is below 0.5.
 """
 
 

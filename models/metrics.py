@@ -14,6 +14,13 @@ from torchmetrics.functional.image import (
 
 GREY_MATTER, WHITE_MATTER = 2, 3  # BrainWeb classes
 
+MIN_TRUE_CONTRAST = 0.5
+"""Least GM/WM - 1 of a slice whose contrast recovery is worth stating.
+
+Pure tissues have 3. At the ends of the brain a few pixels of mixed tissue have almost none, and
+the quotient of two small numbers would dominate every mean.
+"""
+
 
 def psnr_db(images: Tensor, references: Tensor) -> Tensor:
     """Compute 10 log10(1 / MSE) of each image.
@@ -105,8 +112,12 @@ def contrast_recovery(image: tuple[float, float], truth: tuple[float, float]) ->
     Returns
     -------
     float
-        1 is full recovery; NaN where a tissue is missing or a mean of white matter is zero.
+        1 is full recovery; NaN where the truth has less contrast than `MIN_TRUE_CONTRAST` or lacks
+        a tissue, or where the image's mean of white matter is zero.
     """
-    if image[1] == 0 or truth[1] == 0 or truth[0] == truth[1]:
+    if image[1] == 0 or truth[1] == 0:
         return float("nan")
-    return (image[0] / image[1] - 1) / (truth[0] / truth[1] - 1)
+    true_contrast = truth[0] / truth[1] - 1
+    if not true_contrast >= MIN_TRUE_CONTRAST:  # NaN included
+        return float("nan")
+    return (image[0] / image[1] - 1) / true_contrast

@@ -9,6 +9,7 @@ images as (pixel, slice), the pixels being those of the field of view, and sinog
 """
 
 import importlib.util
+import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -338,11 +339,11 @@ def load(name: str, ring: Ring, grid: Grid, subsets: int, matrix: str | Path | N
     if matrix is None:
         raise ValueError("the sparse projector needs a system matrix file")
     with hdf5.opened(matrix, SYSTEM_MATRIX) as file:
-        wanted = hdf5.provenance(_geometry(ring, grid, subsets))["config"]
-        if file.attrs["config"] != wanted:
+        wanted = _geometry(ring, grid, subsets)
+        if json.loads(file.attrs["config"]) != wanted:
             raise InputError(
                 matrix,
-                f"was made for {file.attrs['config']}, not for {wanted}",
+                f"was made for {file.attrs['config']}, not for {json.dumps(wanted)}",
                 "delete it and run rule 'system_matrix' again",
             )
         pixels = int(field_of_view(ring, grid).sum())

@@ -79,3 +79,4 @@ def test_missing_tissue_has_no_contrast():
     assert np.isnan(metrics.contrast_recovery(means, (128.0, 32.0)))
     assert np.isnan(metrics.contrast_recovery((1.0, 0.0), (128.0, 32.0)))
     assert np.isnan(metrics.contrast_recovery((1.0, 1.0), (32.0, 32.0)))
+    assert np.isnan(metrics.contrast_recovery((40.0, 32.0), (47.0, 32.0)))
