@@ -151,7 +151,7 @@ def test_summary_averages_over_slices(study, tmp_path):
     assert "data range of 1" in text
     assert "| OSEM | 6 | - | - | - |" in text
     assert text.count("| ---") == len(SUMMARISED) + 2
-    assert "<td>OSEM</td>" in (tmp_path / "s.html").read_text()
+    assert "<th>OSEM</th>" in (tmp_path / "s.html").read_text()
 
 
 def test_figures_are_drawn(study, tmp_path):

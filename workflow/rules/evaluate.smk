@@ -55,7 +55,7 @@ rule summary:
             f"{RESULTS}/summary.html",
             caption="../report/summary.rst",
             category="Results",
-            labels={"table": "Mean metrics on the test slices"},
+            labels={"result": "Mean metrics on the test slices"},
         ),
     log:
         f"{LOGS}/summary.log",
@@ -80,7 +80,7 @@ rule panel:
             f"{RESULTS}/figures/panel.png",
             caption="../report/panel.rst",
             category="Results",
-            labels={"figure": "Test slices (as the paper's Fig. 2)"},
+            labels={"result": "Test slices (as the paper's Fig. 2)"},
         ),
     log:
         f"{LOGS}/panel.log",

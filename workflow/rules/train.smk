@@ -36,7 +36,7 @@ rule training_curves:
             f"{RESULTS}/figures/training.png",
             caption="../report/training.rst",
             category="Training",
-            labels={"figure": "Training curves"},
+            labels={"result": "Training curves"},
         ),
     log:
         f"{LOGS}/training_curves.log",
