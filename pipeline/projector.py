@@ -8,6 +8,7 @@ images as (pixel, slice), the pixels being those of the field of view, and sinog
 (slice, view, radial).
 """
 
+import importlib
 import importlib.util
 import json
 import warnings
@@ -275,6 +276,25 @@ def system_matrices(
     return forward, [matrix.T.tocsr() for matrix in forward]
 
 
+def parallelproj_installed() -> bool:
+    """Whether the kernels of parallelproj can be imported."""
+    return importlib.util.find_spec("parallelproj_core") is not None
+
+
+def device_for(name: str) -> torch.device:
+    """Device on which a projector runs here: a CUDA GPU that it can use, else the CPU.
+
+    parallelproj uses a GPU only if it was compiled for that.
+    """
+    usable = torch.cuda.is_available()
+    if usable and name == "parallelproj":
+        usable = (
+            parallelproj_installed()
+            and importlib.import_module("parallelproj_core").cuda_enabled == 1
+        )
+    return torch.device("cuda" if usable else "cpu")
+
+
 def resolve(choice: str) -> str:
     """Turn the configured projector into the one that will run, and refuse what cannot.
 
@@ -289,10 +309,9 @@ def resolve(choice: str) -> str:
     InputError
         If parallelproj is asked for by name and not installed.
     """
-    installed = importlib.util.find_spec("parallelproj_core") is not None
     if choice == "auto":
-        return "parallelproj" if installed and torch.cuda.is_available() else "sparse"
-    if choice == "parallelproj" and not installed:
+        return "parallelproj" if device_for("parallelproj").type == "cuda" else "sparse"
+    if choice == "parallelproj" and not parallelproj_installed():
         raise InputError(
             "projector",
             "'parallelproj' is not installed in this environment",
@@ -321,7 +340,7 @@ def write_system_matrix(output: Path, ring: Ring, grid: Grid, subsets: int) -> N
 
 
 def load(name: str, ring: Ring, grid: Grid, subsets: int, matrix: str | Path | None) -> Projector:
-    """Build the projector ``name`` (from `resolve`) on the GPU if there is one, else on the CPU.
+    """Build the projector ``name`` (from `resolve`) on the device of `device_for`.
 
     Parameters
     ----------
@@ -333,7 +352,7 @@ def load(name: str, ring: Ring, grid: Grid, subsets: int, matrix: str | Path | N
     InputError
         If the file is damaged or was made for another geometry.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_for(name)
     if name == "parallelproj":
         return ParallelprojProjector(ring, grid, subsets, device)
     if matrix is None:

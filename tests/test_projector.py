@@ -1,4 +1,6 @@
 import importlib.util
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.geometry import Grid, Ring, field_of_view
-from pipeline.projector import load, resolve, system_matrices, write_system_matrix
+from pipeline.projector import device_for, load, resolve, system_matrices, write_system_matrix
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -244,22 +246,35 @@ def test_images_beyond_the_ring_are_refused_with_the_numbers(ring):
 
 
 @pytest.mark.parametrize(
-    ("installed", "gpu", "choice", "expected"),
+    ("installed", "cuda_enabled", "gpu", "choice", "expected"),
     [
-        (False, False, "auto", "sparse"),
-        (False, True, "auto", "sparse"),
-        (True, False, "auto", "sparse"),
-        (True, True, "auto", "parallelproj"),
-        (True, False, "parallelproj", "parallelproj"),
-        (True, True, "sparse", "sparse"),
+        (False, 0, False, "auto", "sparse"),
+        (False, 0, True, "auto", "sparse"),
+        (True, 1, False, "auto", "sparse"),
+        (True, 0, True, "auto", "sparse"),
+        (True, 1, True, "auto", "parallelproj"),
+        (True, 0, False, "parallelproj", "parallelproj"),
+        (True, 1, True, "sparse", "sparse"),
     ],
 )
 def test_auto_takes_parallelproj_only_where_it_is_installed_and_sees_a_gpu(
-    monkeypatch, installed, gpu, choice, expected
+    monkeypatch, installed, cuda_enabled, gpu, choice, expected
 ):
+    library = types.SimpleNamespace(cuda_enabled=cuda_enabled)
+    monkeypatch.setitem(sys.modules, "parallelproj_core", library if installed else None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert resolve(choice) == expected
+
+
+@pytest.mark.parametrize(("cuda_enabled", "expected"), [(0, "cpu"), (1, "cuda")])
+def test_parallelproj_without_cuda_stays_on_the_cpu(monkeypatch, cuda_enabled, expected):
+    library = types.SimpleNamespace(cuda_enabled=cuda_enabled)
+    monkeypatch.setitem(sys.modules, "parallelproj_core", library)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_for("parallelproj").type == expected
+    assert device_for("sparse").type == "cuda"
 
 
 def test_parallelproj_by_name_is_refused_where_it_is_missing(monkeypatch):
