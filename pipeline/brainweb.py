@@ -388,7 +388,13 @@ def fetch(output: str | Path, subject: str, known: Mapping[str, str], local_dir:
         labels, where, origin = read_labels(path), str(path), path.name
     else:
         where = origin = download_url(subject)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-            labels = read_labels(download(subject, folder))
+        try:
+            with tempfile.TemporaryDirectory(
+                prefix=f".{output.name}.", dir=output.parent
+            ) as beside:
+                labels = read_labels(download(subject, beside))
+        except OSError as error:  # a full disk, or a folder that takes no files
+            remedy = f"free space in, or allow writing to, {output.parent.resolve()}"
+            raise InputError(output, f"no room for the download ({error})", remedy) from error
     verify(labels, subject, known.get(subject), known, where)
     write_labels(output, labels, VOXEL_MM, source="brainweb", origin=origin, subject=subject)

@@ -174,3 +174,12 @@ def test_silent_server_is_asked_again(tmp_path, server, monkeypatch):
     server.answers = [silence, answer(PACKED)]
     assert brainweb.download("subject04", tmp_path).is_file()
     assert len(server.paths) == 2
+
+
+def test_a_folder_that_takes_no_download_is_named(tmp_path, server):
+    server.answers = [answer(PACKED)]
+    output = tmp_path / "missing" / "subject04.h5"
+    with pytest.raises(InputError, match="missing") as refused:
+        brainweb.fetch(output, "subject04", {})
+    assert str(output) in str(refused.value)
+    assert not server.paths, "nothing is downloaded that could not be kept"
