@@ -79,7 +79,7 @@ def test_shards_hold_every_slice_with_provenance(finished):
             assert file.attrs["split"] == split
             assert file.attrs["source"] == "mni152"
             assert file.attrs["projector"] == file.attrs["osem_projector"] == "sparse"
-            # Twelve fine pixels of prompts: 8 slices of 1e5 each, on average.
+            # 8 slices of 1e5 prompts each, on average over a volume.
             assert file["sinogram"][:].sum() == pytest.approx(8e5, rel=0.01)
 
 
