@@ -6,13 +6,14 @@ C channels, H x W pixels, `heads` x D attention features.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models import fused
 
 
 class Features(NamedTuple):
@@ -44,7 +45,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, (N, C, H, W)."""
-        return F.normalize(x, dim=1) * (self.gain * math.sqrt(x.shape[1]))
+        return fused.norm(x, self.scaled_gain)
+
+    @property
+    def scaled_gain(self) -> Tensor:
+        """Learned gain times sqrt(C), (1, C)."""
+        return self.gain.flatten(1) * math.sqrt(self.gain.shape[1])
 
 
 class ConvUnit(nn.Module):
@@ -57,11 +63,11 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
-        x = self.norm(self.conv(x))
-        if modulation is not None:
-            scale, shift = modulation  # (N, C, 1, 1) each
-            x = x * (scale + 1) + shift
-        return F.silu(x)
+        x, gain = self.conv(x), self.norm.scaled_gain
+        if modulation is None:
+            return fused.norm_silu(x, gain)
+        scale, shift = modulation  # (N, C) each
+        return fused.norm_silu(x, gain * (scale + 1), shift)
 
 
 class ResBlock(nn.Module):
@@ -82,16 +88,16 @@ class ResBlock(nn.Module):
         """Map (N, in_channels, H, W) to (N, out_channels, H, W); time is (N, time_channels)."""
         modulation = None
         if self.time is not None:
-            scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1)
+            scale, shift = self.time(time).chunk(2, dim=1)  # (N, C)
             modulation = scale, shift
         return self.unit2(self.unit1(x, modulation)) + self.shortcut(x)
 
 
-class Attention(nn.Module, ABC):
+class Attention(nn.Module):
     """Attention between pixels, without its residual.
 
-    The image is turned into H W tokens of C features, which costs nothing in the channels-last
-    layout. `memory` learned key/value pairs a head are put before those of the image.
+    The image is seen as H W tokens of C features, which costs nothing in the channels-last layout.
+    `memory` learned key/value pairs a head are put before those of the image.
     """
 
     def __init__(self, channels: int, heads: int, head_dim: int, memory: int):
@@ -101,6 +107,26 @@ class Attention(nn.Module, ABC):
         self.memory = nn.Parameter(torch.randn(2, heads, memory, head_dim))
         self.qkv = nn.Linear(channels, 3 * heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, channels)
+
+
+class LinearAttention(Attention):
+    """softmax(q) (softmax(k)^T v) / sqrt(D), then RMS norm: cost linear in the pixels.
+
+    q is normalised over its features, k over the positions.
+    """
+
+    def __init__(self, channels: int, heads: int, head_dim: int, memory: int):
+        super().__init__(channels, heads, head_dim, memory)
+        self.out_norm = RMSNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within x, (N, C, H, W), and normalise."""
+        weights = self.qkv.weight, self.memory, self.out.weight, self.out.bias
+        return self.out_norm(fused.linear_attention(self.norm(x), *weights))
+
+
+class FullAttention(Attention):
+    """Scaled dot-product attention, softmax(q k^T / sqrt(D)) v, between all pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within x, (N, C, H, W)."""
@@ -112,37 +138,8 @@ class Attention(nn.Module, ABC):
             torch.cat([memory.expand(n, -1, -1, -1).to(image), image], dim=-2)
             for memory, image in zip(self.memory, kv, strict=True)
         )  # (N, heads, memory + H W, D) each
-        tokens = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (N, H W, heads D)
-        return self.out(tokens).transpose(1, 2).unflatten(-1, (h, w))
-
-    @abstractmethod
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Combine queries, (N, heads, H W, D), with keys and values to (N, heads, H W, D)."""
-
-
-class LinearAttention(Attention):
-    """Cost linear in the pixels: softmax of q over features and of k over positions first."""
-
-    def __init__(self, channels: int, heads: int, head_dim: int, memory: int):
-        super().__init__(channels, heads, head_dim, memory)
-        self.out_norm = RMSNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend within x, (N, C, H, W), and normalise."""
-        return self.out_norm(super().forward(x))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Compute softmax(q) (softmax(k)^T v) / sqrt(D)."""
-        context = k.softmax(dim=-2).transpose(-1, -2) @ v  # (N, heads, D, D)
-        return q.softmax(dim=-1) @ context.to(q) * self.head_dim**-0.5
-
-
-class FullAttention(Attention):
-    """Scaled dot-product attention between all pixels."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Compute softmax(q k^T / sqrt(D)) v."""
-        return F.scaled_dot_product_attention(q, k, v)
+        tokens = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.out(tokens).transpose(1, 2).unflatten(-1, (h, w))  # (N, C, H, W)
 
 
 class TimeEmbedding(nn.Module):
@@ -163,12 +160,28 @@ class TimeEmbedding(nn.Module):
 
 
 def _downsample(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * in_channels, out_channels, 1))
+    """2x2 space-to-depth and 1x1 convolution, which is a 2x2 convolution of stride 2."""
+    return nn.Conv2d(in_channels, out_channels, 2, stride=2)
 
 
-def _upsample(in_channels: int, out_channels: int) -> nn.Module:
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv)
+class Upsample(nn.Conv2d):
+    """Nearest-neighbour doubling of the resolution, then this 3x3 convolution.
+
+    Of the 36 products that it takes to make a block of 2x2 pixels many have a factor in common:
+    with the weights summed accordingly, it is a transposed convolution of 4x4 weights and stride 2
+    with 16.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 3, padding=1)
+        # Weight d of an axis reaches tap d and, by the doubled pixel, tap d + 1 (both reversed).
+        self.register_buffer("taps", torch.eye(4)[:, :3] + torch.eye(4)[:, 1:], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, 2 H, 2 W)."""
+        taps = self.taps.flip(0)
+        kernel = torch.einsum("oiyx,uy,vx->iouv", self.weight, taps, taps)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 class UNet(nn.Module):
@@ -349,7 +362,7 @@ class UpStage(nn.Module):
         self.resample = (
             nn.Conv2d(width, lower_width, 3, padding=1)
             if highest
-            else _upsample(width, lower_width)
+            else Upsample(width, lower_width)
         )
 
     def forward(self, x: Tensor, skips: tuple[Tensor, Tensor], time: Tensor | None) -> Tensor:
