@@ -1,6 +1,6 @@
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.27")  # 9.15 starts more jobs than there are cores
 
 
 configfile: "config/config.yaml"

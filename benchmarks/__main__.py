@@ -1,6 +1,12 @@
-"""Run every benchmark of this folder in turn."""
+"""Run every benchmark of this folder in turn.
 
-from benchmarks import projector
+Each has a process of its own, so that none finds the threads and the memory of another.
+"""
+
+import subprocess
+import sys
 
 if __name__ == "__main__":
-    projector.main()
+    for name in ("projector", "unet", "methods", "sampling"):
+        print(f"-- {name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

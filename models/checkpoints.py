@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from models import METHODS
 from models.dataset import Scales
@@ -78,17 +79,21 @@ def sha256(path: Path) -> str:
 # --- final weights -------------------------------------------------------------------------------
 
 
-def save(path: Path, method: Method, metadata: Metadata) -> None:
-    """Write the trained network, atomically.
+EMA_PREFIX = "ema."
+
+
+def save(path: Path, network: nn.Module, averaged: nn.Module | None, metadata: Metadata) -> None:
+    """Write the trained network and, if there is one, its moving average, atomically.
 
     Raises
     ------
     InputError
         If the file cannot be written.
     """
-    tensors = {
-        name: t.detach().cpu().contiguous() for name, t in method.network.state_dict().items()
-    }
+    tensors = dict(network.state_dict())
+    if averaged is not None:
+        tensors |= {EMA_PREFIX + name: t for name, t in averaged.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with hdf5.atomic(path) as temporary:
         text = json.dumps(asdict(metadata), sort_keys=True)
         save_file(tensors, temporary, metadata={METADATA_KEY: text})
@@ -116,7 +121,7 @@ def read_metadata(path: Path) -> Metadata:
         raise InputError(path, "lacks this project's metadata", remedy) from error
 
 
-def load(path: Path, network: Mapping[str, Any]) -> tuple[Method, Metadata]:
+def load(path: Path, network: Mapping[str, Any], weights: str = "raw") -> tuple[Method, Metadata]:
     """Rebuild a trained method, on the CPU and in evaluation mode.
 
     Parameters
@@ -125,11 +130,14 @@ def load(path: Path, network: Mapping[str, Any]) -> tuple[Method, Metadata]:
         From `save`.
     network : mapping
         The configuration's ``network``, which must be the one it was trained with.
+    weights : str
+        "raw", or "ema" for their moving average.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, of an unknown method, or of another network.
+        If the file is missing, damaged, of an unknown method, of another network, or has no moving
+        average when asked for it.
     """
     metadata = read_metadata(path)
     asked = json.loads(json.dumps(dict(network)))  # lists for tuples, as in the file
@@ -139,7 +147,16 @@ def load(path: Path, network: Mapping[str, Any]) -> tuple[Method, Metadata]:
         raise InputError(path, problem, "restore the configuration, or train again")
     method = build(metadata.method, metadata.network, metadata.settings)
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith(EMA_PREFIX)]  # noqa: SIM118
+        if weights == "ema" and not names:
+            raise InputError(
+                path,
+                "holds no moving average of the weights (ema)",
+                "set sampling.weights to raw, or train with training.ema_decay above 0",
+            )
+        if weights == "raw":
+            names = sorted({*file.keys()} - {*names})
+        tensors = {name.removeprefix(EMA_PREFIX): file.get_tensor(name) for name in names}
     try:
         method.network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -4,7 +4,7 @@ Images are in [-1, 1] here. With a_t the cumulative product of 1 - beta_t, the f
 x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, eps ~ N(0, 1), t = 0 .. T - 1.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.dataset import Batch, SliceKey, from_signed, to_signed
-from models.method import Method, make_unet
+from models.method import Method, Objective, make_unet
 from models.seeds import generator, normal_like
 from models.unet import Features
 from pipeline.errors import InputError
@@ -47,11 +47,10 @@ def _followed_by_zeros(x: Tensor) -> Tensor:
     return torch.cat([x, torch.zeros_like(x)])
 
 
-class Diffusion(Method):
-    """A U-Net that sees [x_t, s] and t, and predicts eps, v or x_0.
+class CDPM(Method):
+    """Conditional diffusion: a U-Net that sees [x_t, s] and t, and predicts eps, v or x_0.
 
-    By itself this is a sinogram-conditioned diffusion model (cDPM); `condition` is what a subclass
-    changes.
+    `condition` is what a subclass changes.
     """
 
     samples = True
@@ -71,28 +70,34 @@ class Diffusion(Method):
 
         return DDPMScheduler(**schedule_options(self.settings))
 
-    def training_step(self, batch: Batch, draw: torch.Generator) -> dict[str, Tensor]:
-        """Compute E |target - network(x_t, t, C)|^2 at random t, for one draw of eps per slice.
+    def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
+        """Yield ``loss``, E |target - network(x_t, t, C)|^2 at random t, one draw of eps a slice.
 
         The target is eps (the paper's), v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, or x_0. For
         classifier-free guidance C is replaced by zeros with probability ``condition_dropout``,
         independently for each slice.
         """
         image = to_signed(batch.image)
-        n = len(image)
-        t = torch.randint(self.settings["timesteps"], (n,), generator=draw).to(image.device)
-        noise = normal_like(image, draw)
-        keep = torch.rand(n, generator=draw) >= self.settings["condition_dropout"]
+        steps, dropout = self.settings["timesteps"], self.settings["condition_dropout"]
+        t = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws])
+        t = t.to(image.device)
+        keep = torch.cat([torch.rand(1, generator=draw) >= dropout for draw in draws])
+        noise = normal_like(image, draws)
         condition = self.condition(batch.sinogram).times(keep.to(image))
         output = self._denoise(self.schedule.add_noise(image, noise, t), t, condition)
-        return {"loss": F.mse_loss(output.float(), self._target(image, noise, t))}
+        loss = F.mse_loss(output.float(), self._target(image, noise, t))
+        yield Objective("network", {"loss": loss})
 
     def predict(
         self, sinogram: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
     ) -> Tensor:
-        """Draw one sample a slice; see `sample`."""
+        """Draw samples, (N, K, size, size); see `sample`. The condition is computed once."""
         denoiser = self._guided(self.condition(sinogram), sampling["guidance"])
-        return from_signed(sample(denoiser, sinogram, keys, self.settings, sampling, seed))
+        samples = [
+            sample(denoiser, sinogram, keys, self.settings, sampling, seed, number)
+            for number in range(sampling["samples"])
+        ]
+        return from_signed(torch.cat(samples, dim=1))
 
     def _denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.network(torch.cat([x, condition.sinogram], dim=1), t, condition.features)
@@ -124,16 +129,12 @@ class Diffusion(Method):
 
 
 def schedule_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate a method's settings for the schedulers of ``diffusers``."""
+    """Translate a method's forward process for the schedulers of ``diffusers``."""
     return {
         "num_train_timesteps": settings["timesteps"],
         "beta_schedule": "linear",
         "beta_start": settings["beta_start"],
         "beta_end": settings["beta_end"],
-        "prediction_type": settings["prediction"],
-        # Estimates of x_0 are kept inside the data's range at every step.
-        "clip_sample": True,
-        "clip_sample_range": 1.0,
         # The first step starts at t = T - 1, where x_t is indeed almost pure noise.
         "timestep_spacing": "trailing",
     }
@@ -142,33 +143,36 @@ def schedule_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 def make_sampler(
     settings: Mapping[str, Any], sampling: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Prepare the reverse process.
+    """Prepare the reverse process: DDPM, DDIM or the second-order DPM-Solver++.
 
     Returns
     -------
     scheduler, options
-        The scheduler with its steps set, and further arguments of its ``step``.
+        The scheduler with its steps set, for estimates of x_0; further arguments of its ``step``.
 
     Raises
     ------
     InputError
         If the steps do not divide the T of training (``diffusers`` would silently misplace them).
     """
-    from diffusers import DDIMScheduler, DDPMScheduler
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
     steps, timesteps = sampling["steps"], settings["timesteps"]
     if timesteps % steps:
         raise InputError(
             "sampling.steps", f"{steps} does not divide {timesteps} timesteps", "choose a divisor"
         )
+    # The estimate of x_0 is clipped before the scheduler sees it, see `sample`.
+    process = {**schedule_options(settings), "prediction_type": "sample"}
     scheduler: Any
-    options: dict[str, Any]
+    options: dict[str, Any] = {}
     if sampling["sampler"] == "ddpm":
-        scheduler, options = DDPMScheduler(**schedule_options(settings)), {}
+        scheduler = DDPMScheduler(**process, clip_sample=False)
+    elif sampling["sampler"] == "ddim":
+        scheduler = DDIMScheduler(**process, clip_sample=False)
+        options = {"eta": sampling["eta"]}
     else:
-        scheduler = DDIMScheduler(**schedule_options(settings))
-        # eps is derived again from the clipped x_0, so that both always make up x_t.
-        options = {"eta": sampling["eta"], "use_clipped_model_output": True}
+        scheduler = DPMSolverMultistepScheduler(**process, algorithm_type="dpmsolver++")
     scheduler.set_timesteps(steps)
     return scheduler, options
 
@@ -181,11 +185,13 @@ def sample(
     settings: Mapping[str, Any],
     sampling: Mapping[str, Any],
     seed: int,
+    number: int = 0,
 ) -> Tensor:
     """Run the reverse process from pure noise.
 
-    All noise of a slice, that of every step included, comes from a generator of its own, keyed by
-    (seed, subject, rotation, slice): its sample does not depend on the batch it is in.
+    All noise of a sample, that of every step included, comes from a generator of its own, keyed by
+    (seed, subject, rotation, slice, number): it does not depend on the batch. At every step the
+    estimate of x_0 is kept inside the data's range, [-1, 1].
 
     Parameters
     ----------
@@ -199,6 +205,8 @@ def sample(
         The method's settings (forward process, prediction) and ``sampling``.
     seed : int
         The configuration's ``seed``.
+    number : int
+        Which of the slices' samples.
 
     Returns
     -------
@@ -206,9 +214,32 @@ def sample(
         (N, 1, H, W), samples of x_0 in [-1, 1].
     """
     scheduler, options = make_sampler(settings, sampling)
-    draws = [generator(seed, "sample", *key) for key in keys]
-    x = torch.cat([normal_like(one[None], draw) for one, draw in zip(like, draws, strict=True)])
+    draws = [generator(seed, "sample", *key, number) for key in keys]
+    if sampling["sampler"] != "dpm-solver++":  # which draws nothing but its start
+        options["generator"] = draws
+    x = normal_like(like, draws)
     for t in scheduler.timesteps.tolist():
-        output = denoiser(x, torch.full((len(x),), t, device=x.device))
-        x = scheduler.step(output, t, x, generator=draws, **options).prev_sample
+        output = denoiser(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
+        estimate = estimate_image(output, x, scheduler.alphas_cumprod[t], settings["prediction"])
+        x = scheduler.step(estimate.clamp(-1, 1), t, x, **options).prev_sample
     return x
+
+
+def estimate_image(output: Tensor, x: Tensor, alpha: Tensor, prediction: str) -> Tensor:
+    """Solve x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps for x_0, given eps, v or x_0 itself.
+
+    Parameters
+    ----------
+    output : Tensor
+        The network's, of the kind that ``prediction`` names.
+    x : Tensor
+        x_t.
+    alpha : Tensor
+        a_t, scalar.
+    """
+    if prediction == "sample":
+        return output
+    signal, noise = float(alpha.sqrt()), float((1 - alpha).sqrt())
+    if prediction == "epsilon":
+        return (x - noise * output) / signal
+    return signal * x - noise * output

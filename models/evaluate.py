@@ -25,6 +25,7 @@ COLUMNS = (
     "method",
     "checkpoint",  # sha256 of the weights
     "sampler",
+    "samples",  # of which the image is the mean
     "seed",
     "psnr_osem_db",
     "ssim_osem",
@@ -163,6 +164,7 @@ def _rows_of_slice(
             "method": method,
             "checkpoint": file.attrs["weights_sha256"],
             "sampler": file.attrs["sampler"],
+            "samples": file.attrs["samples"],
             "seed": file.attrs["seed"],
             **_quality(image, osem, "osem", scales),
             **_quality(image, truth, "truth", scales),

@@ -10,7 +10,8 @@ Images are seen as (N, P, C): N slices of P = H W pixels of C channels, which in
 layout is a view. Arithmetic between matrix products is in float32 whatever the inputs are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
@@ -24,8 +25,22 @@ EPSILON = 1e-12
 """Least length of a channel vector; as `torch.nn.functional.normalize`."""
 
 
-def norm_silu(x: Tensor, gain: Tensor, shift: Tensor | None = None) -> Tensor:
-    """Compute silu(gain x / |x| + shift), |x| being the length of each pixel's channel vector.
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve x, (N, C, H, W), with weight, (O, C, 3, 3), zero-padded, to (N, O, H, W)."""
+    if not torch.is_grad_enabled():
+        return F.conv2d(x, weight, bias, padding=1)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    return _Conv3x3.apply(x, weight, bias)
+
+
+def norm_silu(
+    x: Tensor, gain: Tensor, shift: Tensor | None = None, residual: Tensor | None = None
+) -> Tensor:
+    """Compute silu(gain x / |x| + shift) + residual, |x| being the length of a pixel's channels.
 
     Parameters
     ----------
@@ -33,6 +48,8 @@ def norm_silu(x: Tensor, gain: Tensor, shift: Tensor | None = None) -> Tensor:
         (N, C, H, W).
     gain, shift : Tensor
         (N or 1, C); no shift is a shift of zero.
+    residual : Tensor, optional
+        (N, C, H, W).
 
     Returns
     -------
@@ -41,12 +58,12 @@ def norm_silu(x: Tensor, gain: Tensor, shift: Tensor | None = None) -> Tensor:
     """
     rows = (len(x), x.shape[1])
     shift = None if shift is None else shift.float().expand(rows)
-    return _Norm.apply(x, gain.float().expand(rows), shift, True)
+    return _Norm.apply(x, gain.float().expand(rows), shift, residual, True)
 
 
-def norm(x: Tensor, gain: Tensor) -> Tensor:
-    """Compute gain x / |x|; otherwise as `norm_silu`."""
-    return _Norm.apply(x, gain.float().expand(len(x), x.shape[1]), None, False)
+def norm(x: Tensor, gain: Tensor, residual: Tensor | None = None) -> Tensor:
+    """Compute gain x / |x| + residual; otherwise as `norm_silu`."""
+    return _Norm.apply(x, gain.float().expand(len(x), x.shape[1]), None, residual, False)
 
 
 def linear_attention(x: Tensor, qkv: Tensor, memory: Tensor, out: Tensor, bias: Tensor) -> Tensor:
@@ -82,173 +99,253 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def _groups(width: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors, (N, ...) each, into the same few slices: about CHUNK elements of (P, width).
+
+    The first tensor is (N, P, C).
+    """
+    slices = len(tensors[0])
+    if tensors[0].device.type == "cpu":
+        slices = max(1, CHUNK // (tensors[0].shape[1] * width))
+    return zip(*(tensor.split(slices) for tensor in tensors), strict=True)
+
+
 def _chunks(width: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut tensors, (P, C) each, into the same rows: about CHUNK elements of ``width`` channels."""
-    on_cpu = tensors[0].device.type == "cpu"
-    rows = max(1, CHUNK // width) if on_cpu else len(tensors[0])
-    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    """Cut a group's tensors, (G, P, ...) each, into the same pixels: about CHUNK elements."""
+    rows = tensors[0].shape[1]
+    if tensors[0].device.type == "cpu":
+        rows = max(1, CHUNK // (len(tensors[0]) * width))
+    return zip(*(tensor.split(rows, dim=1) for tensor in tensors), strict=True)
 
 
 def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Give x / |x|, (R, C), and |x|, (R, 1), in float32."""
+    """Give x / |x|, (G, R, C), and |x|, (G, R, 1), in float32."""
     rows = rows.float()
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(EPSILON)
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min_(EPSILON)
     return rows / length, length
 
 
-class _Norm(torch.autograd.Function):
-    """silu(z) or z, where z = gain u + shift and u = x / |x|."""
+def _own_precision(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep autocast out of a forward or backward pass, which chooses its precision itself."""
+
+    @wraps(method)
+    def without_autocast(ctx: Any, x: Tensor, *others: Any) -> Any:
+        kind = x.device.type
+        if not torch.amp.is_autocast_available(kind):
+            return method(ctx, x, *others)
+        with torch.autocast(kind, enabled=False):
+            return method(ctx, x, *others)
+
+    return without_autocast
+
+
+class _Conv3x3(torch.autograd.Function):
+    """A convolution whose weights' gradient is summed over strips of rows on the CPU.
+
+    oneDNN's bfloat16 kernel for that gradient is up to twice as fast when its images fit the cache.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor | None, activate: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        for_x, *for_weights = ctx.needs_input_grad
+        rows = max(1, CHUNK // (x.shape[1] * x.shape[3]))  # of a strip
+        strips = x.shape[2] // rows
+        if x.device.type != "cpu" or x.dtype != torch.bfloat16 or strips < 2 or x.shape[2] % rows:
+            return _conv_backward(dy, x, weight, 1, [for_x, *for_weights])
+        dx, _, _ = _conv_backward(dy, x, weight, 1, [for_x, False, False])
+        # (N, H, W, C) -> (N strips, C, rows + 2, W): with the neighbours' rows, zeros at the ends
+        padded = F.pad(_channels_last(x).permute(0, 2, 3, 1), (0, 0, 0, 0, 1, 1))
+        x = padded.unfold(1, rows + 2, rows).permute(0, 1, 4, 2, 3).flatten(0, 1)
+        dy = _channels_last(dy).permute(0, 2, 3, 1).unflatten(1, (strips, rows)).flatten(0, 1)
+        x, dy = (t.permute(0, 3, 1, 2) for t in (x, dy))
+        _, dweight, dbias = _conv_backward(dy, x, weight, 0, [False, *for_weights])
+        return dx, dweight, dbias
+
+
+def _conv_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, pad_rows: int, needed: list[bool]
+) -> tuple[Tensor | None, ...]:
+    one = [1, 1]
+    return torch.ops.aten.convolution_backward(
+        dy, x, weight, [len(weight)], one, [pad_rows, 1], one, False, [0, 0], 1, needed
+    )
+
+
+class _Norm(torch.autograd.Function):
+    """silu(z) or z, plus a residual, where z = gain u + shift and u = x / |x|."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gain: Tensor,
+        shift: Tensor | None,
+        residual: Tensor | None,
+        activate: bool,
+    ) -> Tensor:
         x = _channels_last(x)
         y = torch.empty_like(x)
         ctx.save_for_backward(x, gain, shift)
-        ctx.activate = activate
-        for n, pixels in enumerate(zip(_pixels(x), _pixels(y), strict=True)):
-            for rows, output in _chunks(x.shape[1], *pixels):
-                z = _affine(_unit(rows)[0], n, gain, shift)
-                output.copy_(F.silu(z, inplace=True) if activate else z)
+        ctx.activate, ctx.residual = activate, residual is not None
+        added = y if residual is None else _channels_last(residual)  # y is not read then
+        zero = gain if shift is None else shift  # gain is not read then
+        tensors = _pixels(x), _pixels(added), _pixels(y), gain[:, None], zero[:, None]
+        for *pixels, scale, offset in _groups(x.shape[1], *tensors):
+            for rows, more, output in _chunks(x.shape[1], *pixels):
+                z = _affine(_unit(rows)[0], scale, None if shift is None else offset)
+                if activate:
+                    F.silu(z, inplace=True)
+                output.copy_(z + more if ctx.residual else z)
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, shift = ctx.saved_tensors
         dy, dx = _channels_last(dy), torch.empty_like(x)
-        dgain = torch.zeros_like(gain)
-        dshift = None if shift is None else torch.zeros_like(shift)
-        for n, pixels in enumerate(zip(_pixels(x), _pixels(dy), _pixels(dx), strict=True)):
+        dgain, dshift = torch.zeros_like(gain), torch.zeros_like(gain)
+        zero = gain if shift is None else shift
+        per_slice = gain[:, None], zero[:, None], dgain, dshift
+        tensors = _pixels(x), _pixels(dy), _pixels(dx), *per_slice
+        for *pixels, scale, offset, dscale, doffset in _groups(x.shape[1], *tensors):
             for rows, drows, output in _chunks(x.shape[1], *pixels):
                 unit, length = _unit(rows)
                 dz = drows.float()
                 if ctx.activate:
-                    dz = torch.ops.aten.silu_backward(dz, _affine(unit, n, gain, shift))
-                if dshift is not None:
-                    dshift[n] += dz.sum(0)
+                    z = _affine(unit, scale, None if shift is None else offset)
+                    dz = torch.ops.aten.silu_backward(dz, z)
+                if shift is not None:
+                    doffset += dz.sum(1)
                 product = dz * unit
-                dgain[n] += product.sum(0)
+                dscale += product.sum(1)
                 # u has length 1: only the part of its gradient across u can change it.
-                along = torch.mv(product, gain[n])[:, None]
-                output.copy_(torch.addcmul(dz * gain[n], unit, along, value=-1).div_(length))
-        return dx, dgain, dshift, None
+                along = torch.bmm(product, scale.mT)
+                output.copy_(torch.addcmul(dz * scale, unit, along, value=-1).div_(length))
+        no_shift = None if shift is None else dshift
+        return dx, dgain, no_shift, dy if ctx.residual else None, None
 
 
-def _affine(unit: Tensor, n: int, gain: Tensor, shift: Tensor | None) -> Tensor:
-    return unit * gain[n] if shift is None else torch.addcmul(shift[n], unit, gain[n])
+def _affine(unit: Tensor, gain: Tensor, shift: Tensor | None) -> Tensor:
+    return unit * gain if shift is None else torch.addcmul(shift, unit, gain)
 
 
 class _LinearAttention(torch.autograd.Function):
     """Two passes over the pixels: keys and values to a context, then queries to the output.
 
     Heads lie side by side as width = heads D columns, and the context is a block-diagonal matrix of
-    (width, width): every product is one large one, and nothing is transposed. The softmax of the
-    keys follows the running maximum of the chunks.
+    (width, width): every product is one large one, and nothing is transposed. Values v = x W^T are
+    never computed, since softmax(k)^T v = (softmax(k)^T x) W^T. The softmax of the keys follows the
+    running maximum of the chunks.
     """
 
     @staticmethod
+    @_own_precision
     def forward(
         ctx: Any, x: Tensor, qkv: Tensor, memory: Tensor, out: Tensor, bias: Tensor
     ) -> Tensor:
         x = _channels_last(x)
         heads, dim = memory.shape[1], memory.shape[3]
-        to_q, to_kv = _split(qkv.to(x.dtype))
+        to_q, to_k, to_v = qkv.chunk(3)  # (width, C) each
+        to_q, to_k = to_q.to(x.dtype), to_k.to(x.dtype)
+        same_head = _same_head(heads, dim, x.device)
+        memory_k, memory_v = _memory_rows(memory)
         y = torch.empty_like(x)
         saved = []
-        for pixels, output in zip(_pixels(x), _pixels(y), strict=True):
-            peak, total, context = _gather(pixels, to_kv, memory)
-            context = context / total[:, None] * _blocks(heads, dim, x.device)
-            mix = (context @ out.float().T * dim**-0.5).to(x.dtype)  # (width, C)
+        for pixels, output in _groups(heads * dim, _pixels(x), _pixels(y)):
+            peak, total, gathered = _gather(pixels, to_k, memory_k.amax(0))
+            weight = (memory_k - peak[:, None]).exp_()  # (G, M, width)
+            total += weight.sum(1)
+            context = gathered @ to_v.float().T + weight.mT @ memory_v
+            context *= same_head / total[..., None]
+            mix = (context @ out.float().T * dim**-0.5).to(x.dtype)  # (G, width, C)
             for rows, target in _chunks(heads * dim, pixels, output):
-                target.copy_(torch.addmm(bias.to(x.dtype), _queries(rows, to_q, heads), mix))
-            saved.append((peak, total, context, mix))
-        ctx.save_for_backward(x, qkv, memory, out, *map(torch.stack, zip(*saved, strict=True)))
+                target.copy_(torch.baddbmm(bias.to(x.dtype), _queries(rows, to_q, heads), mix))
+            saved.append((peak, total, gathered, context, mix))
+        ctx.save_for_backward(x, qkv, memory, out, *map(torch.cat, zip(*saved, strict=True)))
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    @_own_precision
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
         x, qkv, memory, out, *saved = ctx.saved_tensors
         heads, dim = memory.shape[1], memory.shape[3]
-        to_q, to_kv = _split(qkv.to(x.dtype))
+        to_q, to_k, to_v = qkv.chunk(3)
+        to_q, to_k = to_q.to(x.dtype), to_k.to(x.dtype)
+        same_head = _same_head(heads, dim, x.device)
+        memory_k, memory_v = _memory_rows(memory)
         dy, dx = _channels_last(dy), torch.empty_like(x)
         dqkv, dmemory, dout = (torch.zeros_like(p, dtype=torch.float) for p in (qkv, memory, out))
+        dto_q, dto_k, dto_v = dqkv.chunk(3)
         dbias = dout.new_zeros(len(dout))
-        sources = zip(_pixels(x), _pixels(dy), _pixels(dx), *saved, strict=True)
-        for pixels, dpixels, output, peak, total, context, mix in sources:
+        tensors = _pixels(x), _pixels(dy), _pixels(dx), *saved
+        for pixels, dpixels, output, peak, total, gathered, context, mix in _groups(
+            heads * dim, *tensors
+        ):
             dmix = torch.zeros_like(mix, dtype=torch.float)
             for rows, drows, target in _chunks(heads * dim, pixels, dpixels, output):
                 q = _queries(rows, to_q, heads)
-                dmix += q.T @ drows
-                dbias += drows.float().sum(0)
-                dlogits = _softmax_backward(drows @ mix.T, q, heads)
-                _split(dqkv)[0].add_(dlogits.T @ rows)
-                torch.mm(dlogits, to_q, out=target)
+                dmix += q.mT @ drows
+                dbias += drows.float().sum((0, 1))
+                dlogits = _softmax_backward(drows @ mix.mT, q, heads).flatten(0, 1)
+                dto_q += dlogits.T @ rows.flatten(0, 1)
+                torch.mm(dlogits, to_q, out=target.view(-1, target.shape[2]))
             dmix *= dim**-0.5
-            dout += dmix.T @ context
-            dcontext = dmix @ out.float() * _blocks(heads, dim, x.device)
-            dtotal = -(dcontext * context).sum(1) / total
-            dcontext /= total[:, None]
-            _scatter(
-                pixels, to_kv, memory, (peak, dtotal, dcontext), (output, _split(dqkv)[1], dmemory)
-            )
+            dout += (dmix.mT @ context).sum(0)
+            dcontext = dmix @ out.float() * same_head / total[..., None]
+            dtotal = -(dcontext * context).sum(2)
+            dto_v += (dcontext.mT @ gathered).sum(0)
+            dgathered = (dcontext @ to_v.float()).to(x.dtype)
+            dto_k += _scatter(pixels, to_k, peak, dtotal, dgathered, output)
+            weight = (memory_k - peak[:, None]).exp_()
+            dmemory_k = (memory_v @ dcontext.mT + dtotal[:, None]) * weight
+            for slot, rows in zip(dmemory, (dmemory_k, weight @ dcontext), strict=True):
+                slot += rows.sum(0).unflatten(1, (heads, dim)).transpose(0, 1)
         return dx, dqkv, dmemory, dout, dbias
 
 
-def _gather(pixels: Tensor, to_kv: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum exp(k - peak) and exp(k - peak)^T v over memory and pixels, peak being k's maximum.
+def _gather(pixels: Tensor, to_k: Tensor, peak: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum exp(k - peak) and exp(k - peak)^T x over the pixels of each slice.
 
     Returns
     -------
-    peak, total, context
-        (width,), (width,) and (width, width), float32.
+    peak, total, gathered
+        Maximum of k and the peak given, (G, width); the sums, (G, width) and (G, width, C);
+        float32.
     """
-    k, v = _memory_rows(memory)
-    peak = k.amax(0)
-    weight = (k - peak).exp_()
-    total, context = weight.sum(0), weight.T @ v
-    for (rows,) in _chunks(len(to_kv), pixels):
-        k, v = (rows @ to_kv.T).chunk(2, dim=1)
-        previous, peak = peak, torch.maximum(peak, k.amax(0))
+    peak = peak.expand(len(pixels), -1)
+    total = torch.zeros_like(peak)
+    gathered = total.new_zeros(*total.shape, pixels.shape[2])
+    for (rows,) in _chunks(len(to_k), pixels):
+        k = (rows @ to_k.T).float()
+        previous, peak = peak, torch.maximum(peak, k.amax(1))
         shrink = (previous - peak).exp_()
-        weight = (k - peak).exp_()
-        total = total * shrink + weight.sum(0)
-        context = context * shrink[:, None] + weight.to(v.dtype).T @ v
-    return peak, total, context
+        weight = k.sub_(peak[:, None]).exp_()
+        total = total * shrink + weight.sum(1)
+        gathered = gathered * shrink[..., None] + weight.to(rows.dtype).mT @ rows
+    return peak, total, gathered
 
 
 def _scatter(
-    pixels: Tensor,
-    to_kv: Tensor,
-    memory: Tensor,
-    sums: tuple[Tensor, Tensor, Tensor],
-    gradients: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    """Backward pass of `_gather`: add to the gradients of pixels, to_kv and memory.
-
-    ``sums`` are the peak and the gradients of total and context.
-    """
-    peak, dtotal, dcontext = sums
-    dpixels, dto_kv, dmemory = gradients
-    small = dcontext.to(pixels.dtype)
-    for rows, drows in _chunks(len(to_kv), pixels, dpixels):
-        k, v = (rows @ to_kv.T).chunk(2, dim=1)
-        weight = (k - peak).exp_()
-        dkv = rows.new_empty(len(rows), len(to_kv))
-        dk, dv = dkv.chunk(2, dim=1)
-        dk.copy_((v @ small.T).add(dtotal).mul_(weight))
-        torch.mm(weight.to(v.dtype), small, out=dv)
-        dto_kv += dkv.T @ rows
-        drows.addmm_(dkv, to_kv)
-    k, v = _memory_rows(memory)
-    weight = (k - peak).exp_()
-    dk, dv = (v @ dcontext.T + dtotal) * weight, weight @ dcontext
-    for slot, gradient in zip(dmemory, (dk, dv), strict=True):
-        slot += gradient.unflatten(1, (len(slot), -1)).transpose(0, 1)
-
-
-def _split(qkv: Tensor) -> tuple[Tensor, Tensor]:
-    """(3 width, C) -> the rows of queries, (width, C), and of keys and values, (2 width, C)."""
-    width = len(qkv) // 3
-    return qkv[:width], qkv[width:]
+    pixels: Tensor, to_k: Tensor, peak: Tensor, dtotal: Tensor, dgathered: Tensor, dpixels: Tensor
+) -> Tensor:
+    """Backward pass of `_gather`: add to the gradient of the pixels, return that of ``to_k``."""
+    width = len(to_k)
+    weights = torch.cat([to_k.expand_as(dgathered), dgathered], dim=1)  # (G, 2 width, C)
+    dto_k = torch.zeros_like(to_k, dtype=torch.float)
+    for rows, drows in _chunks(2 * width, pixels, dpixels):
+        weight = (rows @ to_k.T).float().sub_(peak[:, None]).exp_()
+        both = rows.new_empty(*rows.shape[:2], 2 * width)
+        dk = both[..., :width]
+        dk.copy_(torch.baddbmm(dtotal[:, None].to(rows.dtype), rows, dgathered.mT).mul(weight))
+        both[..., width:].copy_(weight)
+        dto_k += dk.flatten(0, 1).T @ rows.flatten(0, 1)
+        drows.baddbmm_(both, weights)
+    return dto_k
 
 
 def _memory_rows(memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,18 +355,18 @@ def _memory_rows(memory: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _queries(rows: Tensor, to_q: Tensor, heads: int) -> Tensor:
-    """Softmax over each head's features: (R, C) -> (R, heads D)."""
-    logits = (rows @ to_q.T).unflatten(1, (heads, -1))
-    return logits.softmax(-1).flatten(1)
+    """Softmax over each head's features: (G, R, C) -> (G, R, heads D)."""
+    logits = (rows @ to_q.T).unflatten(2, (heads, -1))
+    return logits.softmax(-1).flatten(2)
 
 
 def _softmax_backward(dq: Tensor, q: Tensor, heads: int) -> Tensor:
-    """Gradient of the logits of `_queries`, (R, heads D)."""
-    dq, q = dq.unflatten(1, (heads, -1)), q.unflatten(1, (heads, -1))
-    return torch.ops.aten._softmax_backward_data(dq, q, -1, q.dtype).flatten(1)
+    """Gradient of the logits of `_queries`, (G, R, heads D)."""
+    dq, q = dq.unflatten(2, (heads, -1)), q.unflatten(2, (heads, -1))
+    return torch.ops.aten._softmax_backward_data(dq, q, -1, q.dtype).flatten(2)
 
 
-def _blocks(heads: int, dim: int, device: torch.device) -> Tensor:
+def _same_head(heads: int, dim: int, device: torch.device) -> Tensor:
     """1 where row and column of the (heads D, heads D) context belong to the same head."""
     head = torch.arange(heads * dim, device=device) // dim
     return (head[:, None] == head).float()

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from models.diffusion import Condition, Diffusion
+from models.diffusion import CDPM, Condition
 from models.method import Method
 from models.unet import UNet
 
 
-class LegoPET(Diffusion):
+class LegoPET(CDPM):
     """Conditional diffusion with C = {s, b_d, b_m}: PnPNet's features added to the U-Net's own."""
 
     def use_features(self, source: Method) -> None:

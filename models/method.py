@@ -1,14 +1,30 @@
-"""What a method is: a network, a training step and a prediction."""
+"""What a method is: networks, a training step and a prediction."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.dataset import Batch, SliceKey
 from models.unet import UNet, trainable_parameters
+
+
+class Objective(NamedTuple):
+    """What one of a method's networks is to minimise next.
+
+    Attributes
+    ----------
+    part : str
+        Name of the network in `Method.parts`.
+    losses : dict
+        Scalars; ``loss`` is minimised, the others are logged. Names are unique within a step,
+        but for ``loss``.
+    """
+
+    part: str
+    losses: dict[str, Tensor]
 
 
 class Method(ABC):
@@ -21,14 +37,14 @@ class Method(ABC):
     Parameters
     ----------
     network : mapping
-        The configuration's ``network``.
+        The configuration's ``network``: the U-Net that several methods share, and ``size``.
     settings : mapping
         The configuration's ``methods.<name>``.
 
     Attributes
     ----------
     network : nn.Module
-        All that is trained and saved.
+        What predicts: the trained weights that are saved and counted.
     frozen : nn.Module or None
         A network of another method that is used but neither trained, saved nor counted.
     samples : bool
@@ -42,21 +58,27 @@ class Method(ABC):
     @abstractmethod
     def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]): ...
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Networks that are trained, each by an optimiser of its own."""
+        return {"network": self.network}
+
     @abstractmethod
-    def training_step(self, batch: Batch, draw: torch.Generator) -> dict[str, Tensor]:
-        """Compute the losses of one batch.
+    def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
+        """Yield what to minimise on one batch; each yield is followed by a step of its part.
 
         Parameters
         ----------
         batch : Batch
             On the network's device.
-        draw : torch.Generator
-            On the CPU; the only source of random numbers.
+        draws : sequence of torch.Generator
+            One a slice, on the CPU: the only source of random numbers, so that those of a slice do
+            not depend on the others of its batch.
 
-        Returns
-        -------
-        dict
-            Scalars; ``loss`` is minimised, the others are logged.
+        Yields
+        ------
+        Objective
+            The caller back-propagates its loss and updates its part before asking for the next.
         """
 
     @abstractmethod
@@ -79,7 +101,8 @@ class Method(ABC):
         Returns
         -------
         Tensor
-            (N, 1, size, size) in [0, 1] units (not clipped).
+            (N, K, size, size) in [0, 1] units (not clipped): K = ``samples`` of ``sampling`` if the
+            method `samples`, else 1.
         """
 
     def use_features(self, source: "Method") -> None:

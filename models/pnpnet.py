@@ -1,6 +1,6 @@
 """PnPNet: one U-Net from sinogram to image, and the source of LegoPET's features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.dataset import Batch, SliceKey
 from models.losses import regression_loss
-from models.method import Method, make_unet
+from models.method import Method, Objective, make_unet
 
 
 class PnPNet(Method):
@@ -18,15 +18,16 @@ class PnPNet(Method):
         self.settings = settings
         self.network = make_unet(network, in_channels=1, time_conditioned=False)
 
-    def training_step(self, batch: Batch, draw: torch.Generator) -> dict[str, Tensor]:
-        """Compute ``loss`` = ``mse`` + dwt_weight x ``dwt``; see `models.losses`."""
-        return regression_loss(
+    def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
+        """Yield ``loss`` = ``mse`` + dwt_weight x ``dwt``; see `models.losses`."""
+        losses = regression_loss(
             self.network(batch.sinogram),
             batch.image,
             self.settings["dwt_weight"],
             self.settings["wavelet"],
             self.settings["levels"],
         )
+        yield Objective("network", losses)
 
     def predict(
         self, sinogram: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int

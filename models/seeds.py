@@ -1,6 +1,7 @@
 """Random numbers keyed by what they are for, never by the order in which things run."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ def generator(*key: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*key))
 
 
-def normal_like(x: Tensor, source: torch.Generator) -> Tensor:
-    """Draw standard normal noise of the shape, dtype and device of x."""
-    return torch.randn(x.shape, generator=source, dtype=x.dtype).to(x.device)
+def normal_like(x: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Draw standard normal noise of the shape, dtype and device of x, row n from ``draws[n]``."""
+    rows = [torch.randn(x.shape[1:], generator=draw, dtype=x.dtype) for draw in draws]
+    return torch.stack(rows).to(x.device)

@@ -1,19 +1,18 @@
 """One training loop for every method; a run that is killed anywhere resumes exactly.
 
-The draws of step k are keyed by (seed, k), its batch by (seed, epoch), and the working checkpoint
-is replaced atomically, so that the weights at the end do not depend on interruptions (bit for bit
-on the CPU with the same number of threads).
+The draws of step k are keyed by (seed, k, slice), its batch by (seed, epoch), and the working
+checkpoint is replaced atomically, so that the weights at the end do not depend on interruptions
+(bit for bit on the CPU with the same number of threads). On several devices each takes its share of
+every batch; gradients are those of the joint batch.
 """
 
-import hashlib
 import json
 import logging
+import math
 import platform
 import shutil
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from torch import Tensor, nn
 
 from models import checkpoints, metrics
 from models.checkpoints import Metadata
@@ -33,19 +33,17 @@ from models.dataset import (
     in_order,
     steps_per_epoch,
 )
-from models.devices import make_fabric
+from models.devices import make_fabric, share_statistics
+from models.method import Objective
+from models.optimisation import averaged, gradient_norm, learning_rate, make_optimiser
+from models.resuming import code_hash, identity, stop_requests
 from models.runlog import RunLog
 from models.seeds import generator, seed_of
-from pipeline import hdf5, shards
-from pipeline.code import imported
+from models.unet import UNet, trainable_parameters
+from pipeline import hdf5
 from pipeline.errors import InputError
 
 log = logging.getLogger(__name__)
-
-OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
 
 
 def train(
@@ -69,7 +67,7 @@ def train(
         The configuration: ``seed``, ``network``, ``training`` and ``methods`` are used.
     train_shards, validation_shards : sequence of path
         Shards; scales come from the training ones alone. Without validation shards the
-        validation column stays empty.
+        validation columns stay empty.
     output : Path
         Final weights (.safetensors); all that the run used is written beside it as .yaml.
     run_dir : Path
@@ -84,7 +82,8 @@ def train(
     Raises
     ------
     InputError
-        If any input is missing, damaged or of another configuration, or the loss is not finite.
+        If any input is missing, damaged or of another configuration, or a loss or gradient is not
+        finite.
     SystemExit
         After SIGTERM or SIGINT, once the working checkpoint is written.
     """
@@ -92,11 +91,23 @@ def train(
     run = Run(method, settings, train_shards, validation_shards, run_dir, features, threads)
     with stop_requests() as signals:
         run.train(signals)
-    epoch = settings["methods"][method]["epochs"]
-    checkpoints.save(output, run.method, replace(run.metadata, step=run.step, epoch=epoch))
+    if not run.fabric.is_global_zero:
+        return
+    metadata = replace(run.metadata, step=run.step, epoch=settings["methods"][method]["epochs"])
+    averaged = None if run.averaged is None else run.averaged.module
+    checkpoints.save(output, run.parts["network"].plain, averaged, metadata)
     for source, target in (("run.yaml", output.with_suffix(".yaml")), ("log.csv", log_csv)):
         with hdf5.atomic(target) as temporary:
             shutil.copyfile(run_dir / source, temporary)
+
+
+@dataclass
+class Part:
+    """One trained network: as it was built, its optimiser, and as `Fabric` runs it."""
+
+    plain: nn.Module
+    optimiser: torch.optim.Optimizer
+    wrapped: nn.Module
 
 
 class Run:
@@ -114,7 +125,7 @@ class Run:
     ):
         self.training, self.own = settings["training"], settings["methods"][method]
         self.folder, self.working = run_dir, run_dir / "working.pt"
-        self.fabric = make_fabric(self.training, threads)
+        self.fabric = make_fabric(self.training, self.training["devices"], threads)
         size, scales = settings["network"]["size"], Scales.from_shards(train_shards)
         self.slices = ShardSlices(train_shards, size, scales)
         self.validation = ShardSlices(validation_shards, size, scales)
@@ -131,9 +142,13 @@ class Run:
         )
         digest = checkpoints.attach_features(self.method, self.metadata, features)
         self.metadata = replace(self.metadata, features_sha256=digest)
-        self._set_up_on_device()
-        self._write_record(train_shards, validation_shards, features, threads)
-        self.log = RunLog(run_dir / "log.csv", *self._resume(train_shards))
+        self._set_up_on_devices()
+        if self.fabric.is_global_zero:
+            self._write_record(train_shards, validation_shards, features, threads)
+        log_state = self._resume(train_shards)
+        self.log: RunLog | None = None
+        if self.fabric.is_global_zero:
+            self.log = RunLog(run_dir / "log.csv", self.step, self.total, log_state)
 
     def train(self, signals: list[int]) -> None:
         """Do the remaining steps.
@@ -143,75 +158,134 @@ class Run:
         signals : list of int
             Filled by a signal handler; the run stops after the step in which that happens.
         """
-        order = BatchOrder(
-            len(self.slices),
-            self.own["batch_size"],
-            self.seed,
-            self.step,
-            self.total,
+        share = self.fabric.global_rank, self.fabric.world_size
+        self.order = BatchOrder(
+            len(self.slices), self.own["batch_size"], self.seed, self.step, self.total, share
         )
         on_gpu = self.fabric.device.type == "cuda"
-        for batch in batches(self.slices, order, self.training["workers"], on_gpu):
+        for batch in batches(self.slices, self.order, self.training["workers"], on_gpu):
             self._do_step(self._to_device(batch))
-            if self._due("checkpoint_every_steps") or signals:
+            number = int(self._sum({"signal": float(max(signals, default=0))}, "max")["signal"])
+            if self._due("checkpoint_every_steps") or number:
                 self._save()
-            if signals:
+            if number:
                 log.warning(
-                    "signal %d: stopped after step %d; run again to resume", signals[0], self.step
+                    "signal %d: stopped after step %d; run again to resume", number, self.step
                 )
-                raise SystemExit(128 + signals[0])
-        self.log.close()
+                raise SystemExit(128 + number)
+        if self.log:
+            self.log.close()
 
     def _do_step(self, batch: Batch) -> None:
-        self.method.network.train()
-        draw = generator(self.seed, "step", self.step)
-        with self.fabric.autocast():
-            losses = self.method.training_step(batch, draw)
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if not np.isfinite(values["loss"]):
-            slices = "; ".join(map(str, batch.keys))
-            raise self._not_finite(f"the loss of step {self.step + 1} is {values} on {slices}")
-        self.optimiser.zero_grad()
-        self.fabric.backward(losses["loss"])
-        self.optimiser.step()
+        values: dict[str, float] = {}
+        rate = learning_rate(self.own, self.step, self.total)
+        weight = self.order.weight(self.step)
+        for part in self.parts.values():
+            part.wrapped.train()
+        draws = [generator(self.seed, "step", self.step, *key) for key in batch.keys]
+        objectives = self.method.training_step(batch, draws)
+        while (objective := self._next(objectives)) is not None:
+            losses = objective.losses
+            found = self._sum({k: float(v.detach()) * weight for k, v in losses.items()})
+            self._check_finite("loss", found)
+            norm = self._update(self.parts[objective.part], losses["loss"], weight, rate)
+            self._check_finite("gradient", {objective.part: norm})
+            # The network's own losses keep their names; those of others are told apart by theirs.
+            if objective.part != "network":
+                del found["loss"]
+            values |= found | {_norm_name(objective.part): norm}
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.parts["network"].plain)
         self.step += 1
-        self.log.add(values, len(batch.keys))
         validate = self._due("validate_every_steps")
-        if validate or self._due("log_every_steps"):
-            psnr_db = self._validation_psnr_db() if validate and len(self.validation) else None
-            rate = self.optimiser.param_groups[0]["lr"]
-            self.log.row(self.step, self.step // self.steps_per_epoch, rate, psnr_db)
+        due = validate or self._due("log_every_steps")
+        quality = self._validate() if validate and len(self.validation) else {}
+        if self.log:
+            self.log.add(values, len(self.order.batch(self.step - 1)))
+            if due:
+                self.log.row(self.step, self.step // self.steps_per_epoch, rate, quality)
+
+    def _next(self, objectives: Iterator[Objective]) -> Objective | None:
+        with self.fabric.autocast():
+            return next(objectives, None)
+
+    def _update(self, part: Part, loss: Tensor, weight: float, rate: float) -> float:
+        """Back-propagate a loss and move the part's weights, unless the gradient is not finite."""
+        part.optimiser.zero_grad()
+        # Gradients are averaged over the devices, each of which has the mean over its own slices.
+        self.fabric.backward(loss * (weight * self.fabric.world_size))
+        norm = float(gradient_norm(part.plain.parameters(), self.training["gradient_clip"]))
+        if math.isfinite(norm):
+            for group in part.optimiser.param_groups:
+                group["lr"] = rate
+            part.optimiser.step()
+        return norm
+
+    def _check_finite(self, what: str, values: Mapping[str, float]) -> None:
+        if not all(map(math.isfinite, values.values())):
+            slices = "; ".join(str(self.slices.keys[i]) for i in self.order.batch(self.step))
+            raise self._not_finite(f"the {what} of step {self.step + 1} is {values} on {slices}")
+
+    def _sum(self, values: dict[str, float], how: str = "sum") -> dict[str, float]:
+        """Combine numbers of all devices."""
+        if self.fabric.world_size == 1:
+            return values
+        tensor = torch.tensor(list(values.values()), device=self.fabric.device, dtype=torch.double)
+        total = self.fabric.all_reduce(tensor, reduce_op=how)
+        assert isinstance(total, Tensor)  # as was given
+        return dict(zip(values, total.tolist(), strict=True))
+
+    # --- validation ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _validation_psnr_db(self) -> float:
-        """Mean PSNR over a fixed, evenly spaced subset of the validation slices."""
-        self.method.network.eval()
+    def _validate(self) -> dict[str, float]:
+        """Mean PSNR and SSIM over a fixed, evenly spaced subset of the validation slices."""
+        network = self.method.network
+        quality = self._quality(network, "validation")
+        if self.averaged is not None:
+            quality |= self._quality(self.averaged.module, "validation_ema")
+        self.method.network = network
+        return quality
+
+    def _quality(self, network: nn.Module, name: str) -> dict[str, float]:
+        self.method.network = network.eval()
         count = min(self.training["validation_slices"], len(self.validation))
         chosen = np.linspace(0, len(self.validation) - 1, count).round().astype(int).tolist()
-        order, psnr_db = in_order(chosen, self.own["batch_size"]), []
+        mine = chosen[self.fabric.global_rank :: self.fabric.world_size]
+        sampling = self.training["validation_sampling"]
+        sums = {"psnr_db": 0.0, "ssim": 0.0}
+        order = in_order(mine, self.own["batch_size"])
         for batch in map(self._to_device, batches(self.validation, order, 0, False)):
             with self.fabric.autocast():
-                image = self.method.predict(
-                    batch.sinogram, batch.keys, self.training["validation_sampling"], self.seed
-                )
-            psnr_db.append(metrics.psnr_db(image.float(), batch.image))
-        return float(torch.cat(psnr_db).mean())
+                image = self.method.predict(batch.sinogram, batch.keys, sampling, self.seed)
+            image = image.float().mean(dim=1, keepdim=True)
+            sums["psnr_db"] += float(metrics.psnr_db(image, batch.image).sum())
+            sums["ssim"] += float(metrics.ssim(image, batch.image).sum())
+        return {f"{name}_{key}": total / count for key, total in self._sum(sums).items()}
 
     def _due(self, setting: str) -> bool:
         return self.step % self.training[setting] == 0 or self.step == self.total
+
+    # --- set-up ----------------------------------------------------------------------------------
 
     def _to_device(self, batch: Batch) -> Batch:
         sinogram, image = self.fabric.to_device((batch.sinogram, batch.image))
         return Batch(sinogram, image, batch.keys)
 
-    def _set_up_on_device(self) -> None:
-        optimiser = OPTIMISERS[self.own["optimiser"]](
-            self.method.network.parameters(),
-            lr=self.own["learning_rate"],
-            betas=tuple(self.own["betas"]),
-            weight_decay=self.own["weight_decay"],
-        )  # type: ignore[call-arg]
-        self.method.network, self.optimiser = self.fabric.setup(self.method.network, optimiser)
+    def _set_up_on_devices(self) -> None:
+        self.parts: dict[str, Part] = {}
+        for name, module in self.method.parts.items():
+            plain = share_statistics(module, self.fabric)
+            for submodule in plain.modules():
+                if isinstance(submodule, UNet):
+                    submodule.checkpointing = self.training["activation_checkpointing"]
+            optimiser = make_optimiser(plain, self.own)
+            compiled: Any = torch.compile(plain) if self.training["compile"] else plain
+            wrapped, optimiser = self.fabric.setup(compiled, optimiser)
+            setattr(self.method, name, wrapped)
+            self.parts[name] = Part(plain, optimiser, wrapped)
+        decay = self.training["ema_decay"]
+        self.averaged = averaged(self.parts["network"].plain, decay) if decay else None
         if self.method.frozen is not None:
             self.fabric.to_device(self.method.frozen)
 
@@ -227,12 +301,14 @@ class Run:
             **asdict(self.metadata),
             "training": dict(self.training),
             "total_steps": self.total,
-            "trainable_parameters": self.method.parameter_count(),
+            "trainable_parameters": trainable_parameters(self.parts["network"].plain),
             "train_shards": [str(path) for path in train_shards],
             "validation_shards": [str(path) for path in validation_shards],
             "features": None if features is None else str(features),
             "device": str(self.fabric.device),
+            "devices": self.fabric.world_size,
             "threads": threads,
+            "code": code_hash(),
             "versions": {
                 "python": platform.python_version(),
                 **{package: version(package) for package in packages},
@@ -247,28 +323,34 @@ class Run:
     # --- working checkpoint ----------------------------------------------------------------------
 
     def _save(self) -> None:
-        if not all(p.isfinite().all() for p in self.method.network.parameters()):
-            raise self._not_finite(f"the weights after step {self.step} are not finite")
+        if not self.log:
+            return
+        for name, part in self.parts.items():
+            if not all(p.isfinite().all() for p in part.plain.parameters()):
+                raise self._not_finite(f"weights ({name}) after step {self.step} are not finite")
         state = {
             "identity": self.identity,
             "step": self.step,
             "finished": self.step == self.total,
-            "network": self.method.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "parts": {
+                name: {"weights": p.plain.state_dict(), "optimiser": p.optimiser.state_dict()}
+                for name, p in self.parts.items()
+            },
+            "averaged": {} if self.averaged is None else self.averaged.state_dict(),
             "log": self.log.state(),
         }
         checkpoints.save_working(self.working, state)
 
-    def _resume(self, train_shards: Sequence[Path]) -> tuple[int, int, dict[str, Any] | None]:
-        """Load the working checkpoint if there is one; say where the log goes on."""
-        self.identity = _identity(self.metadata, self.training, train_shards)
+    def _resume(self, train_shards: Sequence[Path]) -> dict[str, Any] | None:
+        """Load the working checkpoint if there is one; give the log's state."""
+        self.identity = identity(self.metadata, self.training, train_shards)
         if not self.working.exists():
-            return 0, self.total, None
+            return None
         state = checkpoints.load_working(self.working)
         old, new = json.loads(state["identity"]), json.loads(self.identity)
         changed = list(checkpoints.differences(old, new, "run"))
         if changed and state["finished"]:
-            return 0, self.total, None  # nothing of value would be lost
+            return None  # nothing of value would be lost
         if state["step"] > self.total:
             changed.append(f"it has done {state['step']} steps, and {self.total} are asked for")
         if changed:
@@ -277,11 +359,14 @@ class Run:
                 f"belongs to another run ({'; '.join(changed)})",
                 f"restore what differs to finish that run, or delete {self.folder} to start anew",
             )
-        self.method.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name, part in self.parts.items():
+            part.plain.load_state_dict(state["parts"][name]["weights"])
+            part.optimiser.load_state_dict(state["parts"][name]["optimiser"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
         self.step = state["step"]
         log.info("resumed at step %d of %d", self.step, self.total)
-        return self.step, self.total, state["log"]
+        return state["log"]
 
     def _not_finite(self, problem: str) -> InputError:
         kept = f"{self.working} is kept" if self.working.exists() else "there is no checkpoint yet"
@@ -293,43 +378,5 @@ class Run:
         )
 
 
-def _identity(metadata: Metadata, training: Mapping[str, Any], train_shards: Sequence[Path]) -> str:
-    """Describe all that decides the weights after k steps, as JSON.
-
-    Epochs do not: a finished run can be trained on. Nor does how often it reports. The code does:
-    without it, a finished run would stand in for one by corrected code.
-    """
-    data = []
-    for path in train_shards:
-        with shards.opened(path) as file:
-            data.append([path.name, str(file.attrs.get("config_hash")), len(file["slice_index"])])
-    identity = {
-        **asdict(metadata),
-        "precision": training["precision"],
-        "shards": data,
-        "code": code_hash(),
-    }
-    identity["settings"] = {k: v for k, v in metadata.settings.items() if k != "epochs"}
-    return json.dumps(identity, sort_keys=True)
-
-
-def code_hash() -> str:
-    """Hash the modules of this package that training uses."""
-    here = Path(__file__).resolve()
-    files = sorted(path for path in imported(here) if path.parent == here.parent)
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of dying of them."""
-    received: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda n, _: received.append(n))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _norm_name(part: str) -> str:
+    return "gradient_norm" if part == "network" else f"{part}_gradient_norm"

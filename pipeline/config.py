@@ -164,6 +164,25 @@ def _check_network(config: Mapping[str, Any], views: int, radial_bins: int) -> N
             f"{stages} stages halve {size} pixels {stages - 1} times, which leaves a remainder",
             f"choose a size that {2 ** (stages - 1)} divides, or fewer stages",
         )
+    if size % 4 or size < 24:
+        raise InputError(
+            "network.size",
+            f"{size} does not suit the adversarial networks (cGAN, Pix2Pix)",
+            "choose a multiple of 4, at least 24",
+        )
+    stages = len(config["methods"]["DeepPET"]["convolutions"])
+    if size % 2 ** (stages - 1):
+        raise InputError(
+            "methods.DeepPET.convolutions",
+            f"{stages} stages halve {size} pixels {stages - 1} times, which leaves a remainder",
+            f"choose a size that {2 ** (stages - 1)} divides, or fewer stages",
+        )
+    if config["sampling"]["weights"] == "ema" and not config["training"]["ema_decay"]:
+        raise InputError(
+            "sampling.weights",
+            "is ema, and training.ema_decay is 0: there is no moving average",
+            "set training.ema_decay, e.g. to 0.9999, or sampling.weights to raw",
+        )
     for name, method in config["methods"].items():
         if method.get("beta_start", 0) > method.get("beta_end", 1):
             raise InputError(

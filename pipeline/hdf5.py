@@ -33,12 +33,16 @@ PROVENANCE_PACKAGES = ("numpy", "scipy", "torch", "h5py", "nibabel", "brainweb",
 
 @dataclass(frozen=True)
 class Dataset:
-    """Declaration of one dataset: NumPy dtype, axis labels, physical unit and meaning."""
+    """Declaration of one dataset: NumPy dtype, axis labels, physical unit and meaning.
+
+    An optional one may be absent, where it would have no meaning.
+    """
 
     dtype: str
     axes: tuple[str, ...]
     units: str
     description: str
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def write(
     path : path
         Final name; its folder must exist. A temporary file beside it is renamed at the end.
     kind : Kind
-        What the file holds; ``arrays`` must be exactly its datasets.
+        What the file holds; ``arrays`` must be its datasets, optional ones left out or not.
     arrays : mapping of name to array
         NumPy arrays, or datasets of another open file of this pipeline, whose compressed chunks
         are then copied as they are.
@@ -104,7 +108,8 @@ def write(
         If an array's dtype or number of axes contradicts the declaration, or it is not finite.
     """
     path = Path(path)
-    if set(arrays) != set(kind.datasets):
+    required = {name for name, declared in kind.datasets.items() if not declared.optional}
+    if not required <= set(arrays) <= set(kind.datasets):
         raise ValueError(f"{kind.name}: {sorted(arrays)} given, {sorted(kind.datasets)} declared")
     with (
         atomic(path) as temporary,
@@ -116,8 +121,8 @@ def write(
         file.attrs["rule"] = kind.rule
         for key, value in attributes.items():
             file.attrs[key] = value
-        for name, declared in kind.datasets.items():
-            _write_dataset(file, name, declared, arrays[name])
+        for name in (name for name in kind.datasets if name in arrays):
+            _write_dataset(file, name, kind.datasets[name], arrays[name])
             if sink.failed:
                 break
 
@@ -253,6 +258,8 @@ def _check(file: h5py.File, path: Path, kind: Kind, remedy: str) -> None:
     if attributes.get("kind") != kind.name or attributes.get("rule") != kind.rule:
         raise InputError(path, f"is a '{attributes.get('kind')}', not a '{kind.name}'", remedy)
     for name, declared in kind.datasets.items():
+        if declared.optional and name not in file:
+            continue
         if file.get(name, getclass=True) is not h5py.Dataset:
             raise InputError(path, f"lacks the dataset '{name}'", remedy)
         dataset = file[name]
@@ -301,5 +308,5 @@ def read(
         As `opened` and `finite`.
     """
     with opened(path, kind) as file:
-        names = list(kind.datasets) if names is None else names
+        names = [name for name in kind.datasets if name in file] if names is None else names
         return {name: finite(file[name]) for name in names}, dict(file.attrs)

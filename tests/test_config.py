@@ -241,9 +241,21 @@ CONTRADICTIONS = {
         {"network__size": 128},
         ("network.size", "128 differs from the images' 256 pixels", "the same value"),
     ),
+    "adversarial": (
+        {"network__size": 258, "slices__size": 258, "network__multipliers": [1, 2]},
+        ("network.size", "258 does not suit the adversarial networks", "at least 24"),
+    ),
+    "encoder": (
+        {"network__size": 264, "slices__size": 264},
+        ("methods.DeepPET.convolutions", "5 stages halve 264 pixels 4 times", "fewer stages"),
+    ),
+    "average": (
+        {"sampling__weights": "ema"},
+        ("sampling.weights", "training.ema_decay is 0", "training.ema_decay"),
+    ),
     "steps": (
         {"sampling__steps": 300},
-        ("sampling.steps", "300 does not divide the 1000 timesteps of LegoPET", "a divisor"),
+        ("sampling.steps", "300 does not divide the 1000 timesteps of cDPM", "a divisor"),
     ),
     "validation": (
         {"training__validation_sampling__steps": 300},

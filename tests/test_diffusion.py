@@ -3,7 +3,7 @@ import torch
 from test_models_support import SIZE, settings
 
 from models.dataset import Batch, SliceKey, to_signed
-from models.diffusion import Condition, Diffusion, make_sampler, sample
+from models.diffusion import CDPM, Condition, make_sampler, sample
 from models.legopet import LegoPET
 from models.pnpnet import PnPNet
 from models.seeds import generator
@@ -22,6 +22,12 @@ def images(n=4, seed=0):
     return torch.rand(n, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
+def loss_of(method, batch, *key):
+    (objective,) = method.training_step(batch, [generator(*key, *k) for k in batch.keys])
+    assert objective.part == "network"
+    return objective.losses["loss"]
+
+
 def legopet(**changes):
     config = settings(**{f"methods__LegoPET__{k}": v for k, v in changes.items()})
     torch.manual_seed(0)
@@ -35,7 +41,7 @@ def sampling(**changes):
 
 
 def test_forward_process_has_its_closed_form():
-    method = Diffusion(settings()["network"], OWN)
+    method = CDPM(settings()["network"], OWN)
     x, noise, t = images(), images(seed=1), torch.tensor([0, 10, 500, 999])
     a = alpha_bar(t)[:, None, None, None]
     expected = a.sqrt() * x + (1 - a).sqrt() * noise
@@ -58,14 +64,12 @@ def test_training_step_is_zero_for_an_oracle(prediction):
         }[prediction]
 
     method.network.forward = oracle
-    assert method.training_step(batch, generator(0))["loss"] < 1e-5
+    assert loss_of(method, batch, 0) < 1e-5
 
 
 def test_training_draws_come_from_the_generator_alone():
     method, batch = legopet(), Batch(images(), images(seed=1), KEYS)
-    first, again, other = (
-        method.training_step(batch, generator(0, "step", k))["loss"] for k in (1, 1, 2)
-    )
+    first, again, other = (loss_of(method, batch, 0, "step", k) for k in (1, 1, 2))
     assert first == again != other
 
 
@@ -78,8 +82,8 @@ def test_condition_dropout_hides_everything_about_some_slices():
         return plain(x, t, features)
 
     method.network.forward = spy
-    batch = Batch(images(40) + 0.1, images(40, seed=1), KEYS * 10)
-    method.training_step(batch, generator(3))
+    keys = [SliceKey("subject04", 0, n) for n in range(40)]
+    loss_of(method, Batch(images(40) + 0.1, images(40, seed=1), keys), 3)
     ((sinogram, features),) = seen
     dropped = sinogram.flatten(1).eq(0).all(dim=1)
     assert 5 < dropped.sum() < 35
@@ -171,11 +175,11 @@ def test_features_are_computed_once_per_sample():
 
 def test_pnpnet_in_legopet_is_frozen_and_not_counted():
     method = legopet()
-    alone = Diffusion(settings()["network"], OWN)
+    alone = CDPM(settings()["network"], OWN)
     assert method.parameter_count() == alone.parameter_count()
     assert not any(p.requires_grad for p in method.frozen.parameters())
     assert not method.frozen.training
-    method.training_step(Batch(images(), images(), KEYS), generator(0))["loss"].backward()
+    loss_of(method, Batch(images(), images(), KEYS), 0).backward()
     assert all(p.grad is None for p in method.frozen.parameters())
     assert all(p.grad is not None for p in method.network.parameters())
 
@@ -206,7 +210,7 @@ def test_ddpm_takes_all_steps_from_the_last_to_the_first():
 
 
 def test_condition_of_plain_diffusion_has_no_features():
-    condition = Diffusion(settings()["network"], OWN).condition(images(1))
+    condition = CDPM(settings()["network"], OWN).condition(images(1))
     assert condition == Condition(condition.sinogram, None)
     assert condition.followed_by_zeros().features is None
 

@@ -79,7 +79,7 @@ def test_legopet_refuses_another_pnpnet(study, tmp_path):
     _, shards, weights, _ = study
     method, metadata = checkpoints.load(weights["PnPNet"], settings()["network"])
     method.network.head.bias.data += 1
-    checkpoints.save(tmp_path / "p.safetensors", method, metadata)
+    checkpoints.save(tmp_path / "p.safetensors", method.network, None, metadata)
     with pytest.raises(InputError, match="is not the file that this LegoPET was trained with"):
         reconstruct(
             weights["LegoPET"],

@@ -17,7 +17,7 @@ def saved(path, name="PnPNet", scales=SCALES, features_sha256=None):
     metadata = Metadata(
         name, CONFIG["network"], CONFIG["methods"][name], 7, scales, 5, 2, features_sha256
     )
-    checkpoints.save(path, method, metadata)
+    checkpoints.save(path, method.network, None, metadata)
     return method, metadata
 
 
@@ -29,8 +29,22 @@ def test_weights_survive_the_round_trip(tmp_path):
     for name, tensor in method.network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[name], tensor)
     first = path.read_bytes()
-    checkpoints.save(path, loaded, found)
+    checkpoints.save(path, loaded.network, None, found)
     assert path.read_bytes() == first
+
+
+def test_the_moving_average_travels_with_the_weights(tmp_path):
+    path = tmp_path / "w.safetensors"
+    raw, metadata = saved(path)
+    with pytest.raises(InputError, match=r"no moving average .*\n.*training\.ema_decay above 0"):
+        checkpoints.load(path, CONFIG["network"], "ema")
+    torch.manual_seed(5)
+    average = checkpoints.build("PnPNet", CONFIG["network"], CONFIG["methods"]["PnPNet"])
+    checkpoints.save(path, raw.network, average.network, metadata)
+    for weights, expected in (("raw", raw), ("ema", average)):
+        found, _ = checkpoints.load(path, CONFIG["network"], weights)
+        for name, tensor in expected.network.state_dict().items():
+            assert torch.equal(found.network.state_dict()[name], tensor)
 
 
 def test_a_missing_file(tmp_path):
@@ -64,7 +78,7 @@ def test_weights_that_contradict_their_metadata(tmp_path):
     path = tmp_path / "w.safetensors"
     method, metadata = saved(path)
     method.network.head = torch.nn.Conv2d(9, 1, 1)
-    checkpoints.save(path, method, metadata)
+    checkpoints.save(path, method.network, None, metadata)
     with pytest.raises(InputError, match="does not hold the weights of PnPNet"):
         checkpoints.load(path, CONFIG["network"])
 

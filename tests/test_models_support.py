@@ -11,8 +11,31 @@ from pipeline import hdf5
 from pipeline.shards import SHARD
 
 SIZE = 16
+GAN_SIZE = 24  # the least that a discriminator takes
 
 torch.set_num_threads(1)  # tiny networks only lose time by sharing the work
+
+OPTIMISATION: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 2,
+    "optimiser": "adam",
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "warmup_steps": 0,
+    "betas": [0.9, 0.999],
+    "weight_decay": 0.0,
+}
+
+DIFFUSION: dict[str, Any] = {
+    **OPTIMISATION,
+    "timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "prediction": "epsilon",
+    "condition_dropout": 0.2,
+}
+
+GAN: dict[str, Any] = {**OPTIMISATION, "width": 4, "blocks": 1, "discriminator_width": 4}
 
 SETTINGS: dict[str, Any] = {
     "seed": 7,
@@ -27,41 +50,40 @@ SETTINGS: dict[str, Any] = {
         "device": "cpu",
         "devices": 1,
         "precision": "32-true",
+        "gradient_clip": 0.0,
+        "ema_decay": 0.0,
+        "compile": False,
+        "activation_checkpointing": False,
         "workers": 0,
         "log_every_steps": 2,
         "checkpoint_every_steps": 1,
         "validate_every_steps": 3,
         "validation_slices": 2,
-        "validation_sampling": {"sampler": "ddim", "steps": 2, "eta": 0.0, "guidance": 0.0},
+        "validation_sampling": {
+            "sampler": "ddim",
+            "steps": 2,
+            "eta": 0.0,
+            "guidance": 0.0,
+            "samples": 1,
+        },
     },
     "methods": {
-        "PnPNet": {
-            "epochs": 2,
-            "batch_size": 2,
-            "optimiser": "adam",
-            "learning_rate": 1e-3,
-            "betas": [0.9, 0.999],
-            "weight_decay": 0.0,
-            "dwt_weight": 0.1,
-            "wavelet": "haar",
-            "levels": 2,
-        },
-        "LegoPET": {
-            "features": "PnPNet",
-            "epochs": 2,
-            "batch_size": 2,
-            "optimiser": "adam",
-            "learning_rate": 1e-3,
-            "betas": [0.9, 0.999],
-            "weight_decay": 0.0,
-            "timesteps": 1000,
-            "beta_start": 1e-4,
-            "beta_end": 0.02,
-            "prediction": "epsilon",
-            "condition_dropout": 0.2,
-        },
+        "PnPNet": {**OPTIMISATION, "dwt_weight": 0.1, "wavelet": "haar", "levels": 2},
+        "cDPM": DIFFUSION,
+        "LegoPET": {**DIFFUSION, "features": "PnPNet"},
+        "DeepPET": {**OPTIMISATION, "width": 4, "convolutions": [1, 1, 2]},
+        "cGAN": GAN,
+        "Pix2Pix": {**GAN, "l1_weight": 100.0},
     },
-    "sampling": {"sampler": "ddim", "steps": 4, "eta": 0.5, "guidance": 0.5, "batch_size": 2},
+    "sampling": {
+        "sampler": "ddim",
+        "steps": 4,
+        "eta": 0.5,
+        "guidance": 0.5,
+        "samples": 1,
+        "weights": "raw",
+        "batch_size": 2,
+    },
 }
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_models_support import make_shard, settings
+from test_models_support import GAN_SIZE, make_shard, settings
 
-from models import checkpoints, training
+from models import METHODS, checkpoints, resuming
+from models.method import Objective
 from models.pnpnet import PnPNet
+from models.seeds import generator
 from models.training import train
 from pipeline.errors import InputError
 
@@ -49,17 +51,17 @@ class Killed(BaseException):
     pass
 
 
-def die_at_call(monkeypatch, number, act):
-    """Have the ``number``-th training step (from 0, over all methods) do something else first."""
-    calls, plain = [], PnPNet.training_step
+def die_at_call(monkeypatch, number, act, method="PnPNet"):
+    """Have the ``number``-th training step (from 0) do something else first."""
+    calls, plain = [], METHODS[method].training_step
 
-    def step(self, batch, draw):
+    def step(self, batch, draws):
         calls.append(batch)
         if len(calls) == number + 1:
             act()
-        return plain(self, batch, draw)
+        return plain(self, batch, draws)
 
-    monkeypatch.setattr(PnPNet, "training_step", step)
+    monkeypatch.setattr(METHODS[method], "training_step", step)
 
 
 def kill():
@@ -78,15 +80,44 @@ def test_workers_do_not_change_a_bit(tmp_path, data):
     assert here.read_bytes() == there.read_bytes()
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path, data, monkeypatch, every):
-    config = settings(training__checkpoint_every_steps=every)
-    whole = run(tmp_path, data, "whole", config=config)
-    with monkeypatch.context() as patch:
-        die_at_call(patch, 3, kill)
-        with pytest.raises(Killed):
-            run(tmp_path, data, "killed", config=config)
-    resumed = run(tmp_path, data, "killed", config=config)
+def sigkill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_in_child(tmp_path, data, name, number, **options):
+    """Train in a process that is killed with SIGKILL as its ``number``-th step begins."""
+    child = os.fork()
+    if child == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            die_at_call(patch, number, sigkill, options["method"])
+            run(tmp_path, data, name, **options)
+        os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("method", ["PnPNet", "cDPM", "Pix2Pix"])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, method):
+    """Killed at three random steps one after the other, with workers, a schedule and averages."""
+    data = [
+        [make_shard(tmp_path / f"{n}.h5", subject=f"subject{n}", size=GAN_SIZE, seed=n)]
+        for n in (41, 42)
+    ]
+    config = settings(
+        network__size=GAN_SIZE,
+        training__workers=1,
+        training__checkpoint_every_steps=2,
+        training__ema_decay=0.9,
+        training__gradient_clip=1.0,
+    )
+    config["methods"][method] |= {"epochs": 4, "schedule": "cosine", "warmup_steps": 3}
+    options = {"method": method, "config": config}
+    whole = run(tmp_path, data, "whole", **options)
+    steps = torch.randperm(9, generator=generator(method))[:3].sort().values.tolist()
+    for done, step in zip([0, *steps], steps, strict=False):
+        # A resumed run begins at the last checkpoint, at an even step.
+        calls = step - done // 2 * 2
+        assert run_in_child(tmp_path, data, "killed", calls, **options) == signal.SIGKILL
+    resumed = run(tmp_path, data, "killed", **options)
     assert resumed.read_bytes() == whole.read_bytes()
     timing = {"slices_per_second", "seconds"}
     logs = [
@@ -126,10 +157,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, data
     plain = PnPNet.training_step
     seen = []
 
-    def step(self, batch, draw):
+    def step(self, batch, draws):
         seen.append(batch)
-        losses = plain(self, batch, draw)
-        return {k: v * float("nan") for k, v in losses.items()} if len(seen) == 3 else losses
+        for part, losses in plain(self, batch, draws):
+            factor = float("nan") if len(seen) == 3 else 1.0
+            yield Objective(part, {k: v * factor for k, v in losses.items()})
 
     monkeypatch.setattr(PnPNet, "training_step", step)
     with pytest.raises(InputError) as stopped:
@@ -139,22 +171,69 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, data
     assert "learning_rate" in stopped.value.remedy
     working = checkpoints.load_working(tmp_path / "n" / "run" / "working.pt")
     assert working["step"] == 2
-    assert all(t.isfinite().all() for t in working["network"].values())
+    assert all(t.isfinite().all() for t in working["parts"]["network"]["weights"].values())
     assert not (tmp_path / "n" / "PnPNet.safetensors").exists()
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path, data, monkeypatch):
+def test_a_gradient_that_is_not_finite_moves_no_weight(tmp_path, data, monkeypatch):
     plain = PnPNet.training_step
+    seen = []
 
-    def step(self, batch, draw):
-        losses = plain(self, batch, draw)
-        losses["loss"].register_hook(lambda gradient: gradient * float("nan"))
-        return losses
+    def step(self, batch, draws):
+        seen.append(batch)
+        for part, losses in plain(self, batch, draws):
+            if len(seen) == 2:
+                losses["loss"].register_hook(lambda gradient: gradient * float("inf"))
+            yield Objective(part, losses)
 
     monkeypatch.setattr(PnPNet, "training_step", step)
-    with pytest.raises(InputError, match="weights after step 1 are not finite"):
+    with pytest.raises(InputError, match=r"the gradient of step 2 is .* on subject") as stopped:
         run(tmp_path, data, "n")
-    assert not (tmp_path / "n" / "run" / "working.pt").exists()
+    assert all(str(key) in stopped.value.problem for key in seen[-1].keys)
+    assert checkpoints.load_working(tmp_path / "n" / "run" / "working.pt")["step"] == 1
+
+
+def test_averages_are_validated_and_saved_beside_the_weights(tmp_path, data):
+    output = run(tmp_path, data, "x", config=settings(training__ema_decay=0.5))
+    (*_, last) = rows(output.parent / "log.csv")
+    for name in ("psnr_db", "ssim"):
+        raw, average = float(last[f"validation_{name}"]), float(last[f"validation_ema_{name}"])
+        assert raw != average
+    network = settings()["network"]
+    raw, _ = checkpoints.load(output, network)
+    average, _ = checkpoints.load(output, network, "ema")
+    assert not torch.equal(raw.network.head.weight, average.network.head.weight)
+    without = run(tmp_path, data, "y")
+    assert rows(without.parent / "log.csv")[-1]["validation_ema_psnr_db"] == ""
+    plain, _ = checkpoints.load(without, network)
+    assert torch.equal(plain.network.head.weight, raw.network.head.weight)
+
+
+def test_clipped_gradients_train_other_weights(tmp_path, data):
+    """The logged norm is that of the gradient as it was."""
+    optimiser = {"optimiser": "adam", "betas": [0.0, 0.0]}
+    tables = []
+    for clip in (0.0, 1e-9):
+        config = settings(training__gradient_clip=clip)
+        config["methods"]["PnPNet"] |= optimiser
+        tables.append(rows(run(tmp_path, data, f"c{clip}", config=config).parent / "log.csv"))
+    free, clipped = ([float(row["gradient_norm"]) for row in table] for table in tables)
+    assert min(clipped) > 1e-6
+    assert free[0] == pytest.approx(clipped[0], rel=0.5)
+    assert free[-1] != clipped[-1]
+
+
+@pytest.mark.parametrize("method", ["DeepPET", "cGAN", "Pix2Pix"])
+def test_every_network_of_a_method_is_trained(tmp_path, method):
+    data = [[make_shard(tmp_path / "s.h5", size=GAN_SIZE)], []]
+    run(tmp_path, data, "x", method, config=settings(network__size=GAN_SIZE))
+    working = checkpoints.load_working(tmp_path / "x" / "run" / "working.pt")
+    adversarial = method != "DeepPET"
+    assert list(working["parts"]) == ["network", *["discriminator"] * adversarial]
+    for part in working["parts"].values():
+        assert {float(s["step"]) for s in part["optimiser"]["state"].values()} == {6.0}
+    names = set(rows(tmp_path / "x" / "log.csv")[0])
+    assert ("discriminator_gradient_norm" in names) == adversarial
 
 
 def test_an_unfinished_run_of_another_configuration_is_not_overwritten(tmp_path, data, monkeypatch):
@@ -178,7 +257,7 @@ def test_a_finished_run_gives_way_to_another_configuration(tmp_path, data):
 
 def test_a_finished_run_gives_way_to_other_code(tmp_path, data, monkeypatch):
     run(tmp_path, data, "x")
-    monkeypatch.setattr(training, "code_hash", lambda: "other")
+    monkeypatch.setattr(resuming, "code_hash", lambda: "other")
     die_at_call(monkeypatch, 0, kill)
     with pytest.raises(Killed):
         run(tmp_path, data, "x")

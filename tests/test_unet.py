@@ -1,8 +1,9 @@
 import pytest
 import test_models_support  # noqa: F401 (sets the number of threads)
 import torch
+import torch.nn.functional as F
 
-from models.unet import Features, FullAttention, LinearAttention, RMSNorm, UNet
+from models.unet import Features, FullAttention, LinearAttention, RMSNorm, UNet, Upsample
 from models.unet import trainable_parameters as count
 
 
@@ -111,7 +112,7 @@ def test_full_attention_is_softmax_of_scaled_products():
     pixels = attention.norm(x)[0].flatten(1).T  # (pixel, C)
     q, k, v = attention.qkv(pixels).chunk(3, dim=1)  # (pixel, D) each
     k, v = (torch.cat([m[0], z]) for m, z in zip(attention.memory, (k, v), strict=True))
-    expected = attention.out((q @ k.T / 2).softmax(-1) @ v)
+    expected = x[0].flatten(1).T + attention.out((q @ k.T / 2).softmax(-1) @ v)
     assert torch.allclose(attention(x)[0].flatten(1).T, expected, atol=1e-5)
 
 
@@ -122,5 +123,33 @@ def test_linear_attention_is_a_product_of_softmaxes():
     q, k, v = attention.qkv(pixels).chunk(3, dim=1)
     k, v = (torch.cat([m[0], z]) for m, z in zip(attention.memory, (k, v), strict=True))
     weights = q.softmax(-1) @ k.softmax(0).T / 2  # (pixel, memory + pixel)
-    expected = attention.out_norm(attention.out(weights @ v).T.reshape(1, 8, 2, 2))
+    expected = x + attention.out_norm(attention.out(weights @ v).T.reshape(1, 8, 2, 2))
     assert torch.allclose(attention(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4)])
+def test_upsampling_is_nearest_neighbour_then_a_convolution(size):
+    torch.manual_seed(0)
+    upsample, x = Upsample(3, 5), torch.randn(2, 3, *size)
+    doubled = F.interpolate(x, scale_factor=2, mode="nearest")
+    expected = F.conv2d(doubled, upsample.weight, upsample.bias, padding=1)
+    assert torch.allclose(upsample(x), expected, atol=1e-5)
+
+
+def test_downsampling_is_space_to_depth_then_a_1x1_convolution():
+    torch.manual_seed(0)
+    conv, x = small().down[0].resample, torch.randn(2, 8, 6, 4)
+    expected = F.conv2d(F.pixel_unshuffle(x, 2), conv.weight.flatten(1)[..., None, None], conv.bias)
+    assert torch.allclose(conv(x), expected, atol=1e-5)
+
+
+def test_checkpointing_changes_no_gradient():
+    network = small(in_channels=2, time_conditioned=True)
+    source = small()
+    x, t = torch.rand(2, 2, 16, 16), torch.tensor([1, 500])
+    features = source.features(x[:, :1]).map(torch.Tensor.detach)
+    gradients = []
+    for network.checkpointing in (False, True):
+        loss = network(x, t, features).square().sum()
+        gradients.append(torch.autograd.grad(loss, list(network.parameters())))
+    assert all(map(torch.equal, *gradients))

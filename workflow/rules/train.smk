@@ -17,7 +17,7 @@ rule train:
         "../envs/legopet.yaml"
     threads: workflow.cores
     resources:
-        gpu=1,
+        gpu=config["training"]["devices"],
         mem_mb=16000,
     params:
         # Outputs are deleted when a job fails or starts again; what training resumes from is not.
