@@ -180,6 +180,6 @@ def training_curves(logs: Mapping[str, Path], output: Path) -> None:
     left.set(xlabel="step", ylabel="training loss [1]", yscale="log")
     right.set(xlabel="step", ylabel="validation PSNR [dB]")
     right.set_title("against OSEM, data range 1, whole image", fontsize=9)
-    left.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     with hdf5.atomic(output) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

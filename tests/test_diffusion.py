@@ -128,6 +128,7 @@ def test_guidance_extrapolates_from_the_absent_condition():
         {"sampler": "ddpm", "steps": 1000},
         {"sampler": "ddim", "steps": 50, "eta": 0.0},
         {"sampler": "ddim", "steps": 20, "eta": 1.0},
+        {"sampler": "dpm-solver++", "steps": 20},
     ],
 )
 def test_samplers_recover_the_image_of_an_oracle(sampler, prediction):
@@ -144,12 +145,33 @@ def test_samplers_recover_the_image_of_an_oracle(sampler, prediction):
     assert torch.allclose(found, x0, atol=2e-3)
 
 
-def test_samples_stay_in_the_range_of_the_data():
-    found = sample(lambda x, t: 50 * x, images(), KEYS, OWN, sampling(steps=5, eta=0.0), seed=1)
-    assert found.abs().max() <= 1 + 1e-5
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm-solver++"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_samples_stay_in_the_range_of_the_data(sampler, prediction):
+    options = {**OWN, "prediction": prediction}
+    few = sampling(sampler=sampler, steps=5, eta=0.0)
+    found = sample(lambda x, t: 50 * x, images(), KEYS, options, few, seed=1)
+    assert found.abs().max() <= 1 + 1e-4
 
 
-@pytest.mark.parametrize("sampler", [{"sampler": "ddpm", "steps": 5}, {"steps": 5, "eta": 1.0}])
+def test_samples_of_a_slice_differ_and_the_first_does_not_depend_on_their_number():
+    method = legopet()
+    with torch.no_grad():
+        one, three = (method.predict(images(), KEYS, sampling(samples=k), 1) for k in (1, 3))
+    assert three.shape == (4, 3, SIZE, SIZE)
+    assert torch.equal(three[:, :1], one)
+    assert not torch.allclose(three[:, 0], three[:, 1], atol=1e-2)
+    assert not torch.allclose(three[:, 1], three[:, 2], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"sampler": "ddpm", "steps": 5, "samples": 2},
+        {"steps": 5, "eta": 1.0},
+        {"sampler": "dpm-solver++", "steps": 5, "samples": 2},
+    ],
+)
 def test_a_sample_does_not_depend_on_its_batch(sampler):
     method, options = legopet(), sampling(**sampler)
     with torch.no_grad():
@@ -169,7 +191,7 @@ def test_features_are_computed_once_per_sample():
     method, calls = legopet(), []
     plain = method.frozen.features
     method.frozen.features = lambda x: calls.append(1) or plain(x)
-    method.predict(images(), KEYS, sampling(steps=5), 1)
+    method.predict(images(), KEYS, sampling(steps=5, samples=3), 1)
     assert len(calls) == 1
 
 

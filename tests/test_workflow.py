@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models import METHODS
+from models import METHODS, reconstruct
 from pipeline import shards
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +90,21 @@ def test_metrics_have_a_row_for_every_test_slice_and_method(finished):
     methods = ("OSEM", "FBP", *METHODS)
     assert table.groupby("method").size().to_dict() == dict.fromkeys(methods, 8)
     assert not table.duplicated(["subject", "rotation", "slice_index", "method"]).any()
+
+
+def test_samples_are_kept_with_their_mean_and_spread(finished):
+    folder = finished / "results" / "tiny" / "reconstructions"
+    with reconstruct.opened(folder / "LegoPET" / "subject03.h5") as file:
+        samples = file["samples"][:]
+        assert samples.shape == (8, 2, 32, 32)
+        np.testing.assert_allclose(file["image"], samples.mean(axis=1), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(file["std"], samples.std(axis=1, ddof=1), rtol=1e-4, atol=1e-4)
+        assert file["std"][:].max() > 0
+        assert (file.attrs["samples"], file.attrs["sampler"]) == (2, "dpm-solver++")
+    with reconstruct.opened(folder / "DeepPET" / "subject03.h5") as file:
+        assert "samples" not in file
+        assert "std" not in file
+        assert file.attrs["samples"] == 1
 
 
 def test_nothing_is_left_to_do(finished):
