@@ -62,8 +62,9 @@ def noise_shard(folder: Path) -> Path:
     return path
 
 
-def first_batch(paths: list[Path], batch: int) -> Batch:
-    slices = ShardSlices(paths, SETTINGS["network"]["size"], Scales.from_shards(paths))
+def first_batch(paths: list[Path], batch: int, conditioning: list[str]) -> Batch:
+    scales = Scales.from_shards(paths)
+    slices = ShardSlices(paths, SETTINGS["network"]["size"], scales, conditioning)
     return next(batches(slices, BatchOrder(len(slices), batch, 0, 0, 1), 0, False))
 
 
@@ -83,7 +84,7 @@ def measure(name: str, paths: list[Path], batch: int, turns: int, threads: int) 
             checkpoints.build(source, SETTINGS["network"], SETTINGS["methods"][source])
         )
     optimisers = {part: make_optimiser(module, own) for part, module in method.parts.items()}
-    slices = first_batch(paths, batch)
+    slices = first_batch(paths, batch, own["conditioning"])
 
     def train() -> None:
         draws = [generator(0, *key) for key in slices.keys]
@@ -94,7 +95,7 @@ def measure(name: str, paths: list[Path], batch: int, turns: int, threads: int) 
 
     @torch.no_grad()
     def sample() -> None:
-        method.predict(slices.sinogram, slices.keys, ONE_STEP, 0)
+        method.predict(slices.inputs, slices.keys, ONE_STEP, 0)
 
     train()  # a warm-up
     training = [timed(train) for _ in range(turns)]
@@ -109,7 +110,7 @@ def measure(name: str, paths: list[Path], batch: int, turns: int, threads: int) 
 
 def reading_rate(paths: list[Path], batch: int, workers: int) -> float:
     """Slices a second out of the shards, shuffled, without any computation."""
-    slices = ShardSlices(paths, SETTINGS["network"]["size"], Scales(1.0, 1.0))
+    slices = ShardSlices(paths, SETTINGS["network"]["size"], Scales(1.0, 1.0), ["sinogram"])
     steps = 400 // batch
     reading = batches(slices, BatchOrder(len(slices), batch, 0, 0, steps + 1), workers, False)
     next(reading)  # start of the workers

@@ -27,7 +27,8 @@ def slices_of_the_test_subject(metadata: checkpoints.Metadata, count: int) -> Ba
     subjects = read_subjects(ROOT / "data" / "subjects.demo.tsv")
     subject = next(name for name, found in subjects.items() if found.split == "test")
     shard = ROOT / "data" / "demo" / "shards" / f"{subject}.h5"
-    slices = ShardSlices([shard], metadata.network["size"], metadata.scales)
+    size, conditioning = metadata.network["size"], metadata.settings["conditioning"]
+    slices = ShardSlices([shard], size, metadata.scales, conditioning)
     (batch,) = batches(slices, in_order(range(min(count, len(slices))), count), 0, False)
     return batch
 
@@ -36,7 +37,7 @@ def slices_of_the_test_subject(metadata: checkpoints.Metadata, count: int) -> Ba
 def run(method: Any, batch: Batch, sampling: dict[str, Any]) -> tuple[float, float]:
     """Sample every slice once: seconds and mean PSNR in dB."""
     start = time.perf_counter()
-    images = method.predict(batch.sinogram, batch.keys, sampling, 0)
+    images = method.predict(batch.inputs, batch.keys, sampling, 0)
     seconds = time.perf_counter() - start
     return seconds, float(metrics.psnr_db(images, batch.image).mean())
 

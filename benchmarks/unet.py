@@ -59,8 +59,8 @@ ATTENTION: Table = {
     "(to_out.0|to_out)": "out",
 }
 STAGE: Table = {
-    "0": ("block1", BLOCK),
-    "1": ("block2", BLOCK),
+    "0": ("blocks.0", BLOCK),
+    "1": ("blocks.1", BLOCK),
     "2": ("attention", ATTENTION),
     "(3.1|3)": "resample",
 }

@@ -31,12 +31,14 @@ class Metadata:
 
     Attributes
     ----------
+    model : str
+        Name of the model in the configuration.
     method : str
         Name in ``models.METHODS``.
     network, settings : dict
-        The configuration's ``network`` and ``methods.<method>``.
+        The configuration's ``network``, and the model's settings.
     seed : int
-        The configuration's ``seed``.
+        The model's seed.
     scales : Scales
         Of the training split.
     step, epoch : int
@@ -45,6 +47,7 @@ class Metadata:
         Of the weights whose features it was trained with.
     """
 
+    model: str
     method: str
     network: dict[str, Any]
     settings: dict[str, Any]
@@ -174,7 +177,7 @@ def attach_features(method: Method, metadata: Metadata, features: Path | None) -
     method, metadata : Method, Metadata
         What needs the features; ``metadata.features_sha256`` is None before training.
     features : Path or None
-        Weights of the named method.
+        Weights of the named model.
 
     Returns
     -------
@@ -184,25 +187,25 @@ def attach_features(method: Method, metadata: Metadata, features: Path | None) -
     Raises
     ------
     InputError
-        If ``features`` is missing, superfluous, of another method or other scales, or not the
+        If ``features`` is missing, superfluous, of another model or other scales, or not the
         file that the method was trained with.
     """
-    where, wanted = f"methods.{metadata.method}.features", metadata.settings.get("features")
+    where, wanted = f"{metadata.model}: features", metadata.settings.get("features")
     if wanted is None or features is None:
         if wanted is None and features is None:
             return None
         problem = f"asks for {wanted}, and the weights given are {features}"
-        raise InputError(where, problem, "give the weights of the method that it names")
+        raise InputError(where, problem, "give the weights of the model that it names")
     source, found = load(features, metadata.network)
     digest = sha256(features)
-    if found.method != wanted:
-        raise InputError(features, f"is of {found.method}, not {wanted}", f"give {wanted}'s")
+    if found.model != wanted:
+        raise InputError(features, f"is of {found.model}, not {wanted}", f"give {wanted}'s")
     if found.scales != metadata.scales:
         problem = f"was trained at {found.scales}, not {metadata.scales}"
         raise InputError(features, problem, f"train {wanted} again on the same shards")
     if metadata.features_sha256 not in (None, digest):
-        problem = f"is not the file that this {metadata.method} was trained with"
-        raise InputError(features, problem, f"train {metadata.method} again, or restore the file")
+        problem = f"is not the file that this {metadata.model} was trained with"
+        raise InputError(features, problem, f"train {metadata.model} again, or restore the file")
     method.use_features(source)
     return digest
 

@@ -29,9 +29,19 @@ class SliceKey(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """N slices: normalised sinograms and images, (N, 1, size, size) float32, and their keys."""
+    """N slices, normalised, float32.
 
-    sinogram: Tensor
+    Attributes
+    ----------
+    inputs : Tensor
+        (N, C, size, size): what networks see of the measurement, a channel for each name of the
+        method's ``conditioning``; the zero-padded sinogram is the first.
+    image : Tensor
+        (N, 1, size, size): the OSEM reference.
+    keys : list of SliceKey
+    """
+
+    inputs: Tensor
     image: Tensor
     keys: list[SliceKey]
 
@@ -133,8 +143,9 @@ def subject_of(file: h5py.File) -> str:
 class ShardSlices(Dataset[dict[str, Any]]):
     """Slices of several shards, read from disk one at a time when asked for.
 
-    Item ``i`` is a dict of ``sinogram`` and ``image`` (the OSEM reference), (1, size, size)
-    float32 in [0, 1] by ``scales``, and ``key``, a `SliceKey`.
+    Item ``i`` is a dict of ``inputs``, (C, size, size), and ``image``, (1, size, size), as in
+    `Batch`, and ``key``, a `SliceKey`. Sinograms and images are in [0, 1] by ``scales``; an FBP
+    image, on the same scale as the reference, has negative values too.
 
     Parameters
     ----------
@@ -144,6 +155,8 @@ class ShardSlices(Dataset[dict[str, Any]]):
         Pixels a side that the network works on.
     scales : Scales
         Of the training split.
+    conditioning : sequence of str
+        The method's: "sinogram", then "fbp" or nothing.
 
     Raises
     ------
@@ -152,8 +165,11 @@ class ShardSlices(Dataset[dict[str, Any]]):
         is damaged or not finite.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, scales: Scales):
+    def __init__(
+        self, paths: Sequence[Path], size: int, scales: Scales, conditioning: Sequence[str]
+    ):
         self.paths, self.size, self.scales = [Path(p) for p in paths], size, scales
+        self.conditioning = tuple(conditioning)
         self.positions: list[tuple[int, int]] = []  # (number of the shard, row in it)
         self.keys: list[SliceKey] = []
         self._open_files: dict[int, h5py.File] = {}
@@ -173,16 +189,22 @@ class ShardSlices(Dataset[dict[str, Any]]):
         number, row = self.positions[index]
         file = self._file(number)
         try:
-            counts = hdf5.finite(file["sinogram"], row)
-            image = hdf5.finite(file["osem"], row)
+            found = {
+                name: hdf5.finite(file[name], row).astype(np.float32)
+                for name in (*self.conditioning, "osem")
+            }
         except InputError as error:
             problem = f"{self.keys[index]}: {error.problem}"
             raise InputError(error.where, problem, error.remedy) from None
-        sinogram = pad(counts.astype(np.float32), self.size) / np.float32(self.scales.sinogram)
-        image = image / np.float32(self.scales.activity)
+        scaled = {
+            name: pad(array, self.size) / np.float32(self.scales.sinogram)
+            if name == "sinogram"
+            else array / np.float32(self.scales.activity)
+            for name, array in found.items()
+        }
         return {
-            "sinogram": torch.from_numpy(sinogram)[None],
-            "image": torch.from_numpy(image)[None],
+            "inputs": torch.from_numpy(np.stack([scaled[name] for name in self.conditioning])),
+            "image": torch.from_numpy(scaled["osem"])[None],
             "key": self.keys[index],
         }
 
@@ -318,7 +340,7 @@ def _collate(items: list[Mapping[str, Any]] | InputError) -> Batch | _Failure:
     if isinstance(items, InputError):
         return _Failure(items.where, items.problem, items.remedy)
     return Batch(
-        torch.stack([item["sinogram"] for item in items]),
+        torch.stack([item["inputs"] for item in items]),
         torch.stack([item["image"] for item in items]),
         [item["key"] for item in items],
     )

@@ -29,14 +29,21 @@ class DeepPETNetwork(nn.Module):
         Channels of the first stage.
     convolutions : sequence of int
         Convolutions of each stage; the decoder's stages have as many as the encoder's.
+    in_channels : int
+        Channels of the input.
     """
 
-    def __init__(self, width: int = 32, convolutions: Sequence[int] = (2, 2, 3, 3, 3)):
+    def __init__(
+        self,
+        width: int = 32,
+        convolutions: Sequence[int] = (2, 2, 3, 3, 3),
+        in_channels: int = 1,
+    ):
         super().__init__()
         self.factor = 2 ** (len(convolutions) - 1)  # of resolution, first stage to last
         widths = [width << stage for stage in range(len(convolutions))]  # 32, 64, 128, 256, 512
         encoder, decoder = nn.Sequential(), nn.Sequential()
-        channels = 1
+        channels = in_channels
         for stage, count in enumerate(convolutions):
             kernel = {0: 7, 1: 5}.get(stage, 3)
             stride = 2 if stage else 1
@@ -56,7 +63,7 @@ class DeepPETNetwork(nn.Module):
         Parameters
         ----------
         x : Tensor
-            (N, 1, H, W); H and W are multiples of 2^(stages - 1).
+            (N, in_channels, H, W); H and W are multiples of 2^(stages - 1).
 
         Returns
         -------
@@ -96,19 +103,21 @@ def _stage(
 
 
 class DeepPET(Method):
-    """Regression, image = network(sinogram), trained with the mean squared error."""
+    """Regression, image = network(inputs), trained with the mean squared error."""
 
     def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
         self.settings = settings
-        self.network = DeepPETNetwork(settings["width"], settings["convolutions"])
+        self.network = DeepPETNetwork(
+            settings["width"], settings["convolutions"], len(settings["conditioning"])
+        )
 
     def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
         """Yield the network's ``loss``, the MSE in normalised units squared."""
-        prediction = self.network(batch.sinogram)
+        prediction = self.network(batch.inputs)
         yield Objective("network", {"loss": F.mse_loss(prediction.float(), batch.image)})
 
     def predict(
-        self, sinogram: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
     ) -> Tensor:
         """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
-        return self.network(sinogram)
+        return self.network(inputs)

@@ -26,21 +26,21 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 class Condition(NamedTuple):
-    """The paper's C: the sinogram s, (N, 1, H, W), and PnPNet's features (for LegoPET)."""
+    """The paper's C: the inputs (its s), (N, C, H, W), and PnPNet's features (for LegoPET)."""
 
-    sinogram: Tensor
+    inputs: Tensor
     features: Features | None
 
     def times(self, keep: Tensor) -> "Condition":
         """Multiply slice n by ``keep[n]``; 0 turns its condition into zeros of the same shape."""
         keep = keep[:, None, None, None]
         features = None if self.features is None else self.features.map(lambda f: f * keep)
-        return Condition(self.sinogram * keep, features)
+        return Condition(self.inputs * keep, features)
 
     def followed_by_zeros(self) -> "Condition":
         """(N, ...) -> (2 N, ...): the condition, then the absence of any."""
         features = None if self.features is None else self.features.map(_followed_by_zeros)
-        return Condition(_followed_by_zeros(self.sinogram), features)
+        return Condition(_followed_by_zeros(self.inputs), features)
 
 
 def _followed_by_zeros(x: Tensor) -> Tensor:
@@ -57,11 +57,12 @@ class CDPM(Method):
 
     def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
         self.settings = settings
-        self.network = make_unet(network, in_channels=2, time_conditioned=True)
+        channels = 1 + len(settings["conditioning"])
+        self.network = make_unet(network, in_channels=channels, time_conditioned=True)
 
-    def condition(self, sinogram: Tensor) -> Condition:
+    def condition(self, inputs: Tensor) -> Condition:
         """Gather all that the denoiser is told about a slice, once per slice."""
-        return Condition(sinogram, None)
+        return Condition(inputs, None)
 
     @cached_property
     def schedule(self) -> Any:
@@ -83,24 +84,24 @@ class CDPM(Method):
         t = t.to(image.device)
         keep = torch.cat([torch.rand(1, generator=draw) >= dropout for draw in draws])
         noise = normal_like(image, draws)
-        condition = self.condition(batch.sinogram).times(keep.to(image))
+        condition = self.condition(batch.inputs).times(keep.to(image))
         output = self._denoise(self.schedule.add_noise(image, noise, t), t, condition)
         loss = F.mse_loss(output.float(), self._target(image, noise, t))
         yield Objective("network", {"loss": loss})
 
     def predict(
-        self, sinogram: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
     ) -> Tensor:
         """Draw samples, (N, K, size, size); see `sample`. The condition is computed once."""
-        denoiser = self._guided(self.condition(sinogram), sampling["guidance"])
+        denoiser = self._guided(self.condition(inputs), sampling["guidance"])
         samples = [
-            sample(denoiser, sinogram, keys, self.settings, sampling, seed, number)
+            sample(denoiser, inputs[:, :1], keys, self.settings, sampling, seed, number)
             for number in range(sampling["samples"])
         ]
         return from_signed(torch.cat(samples, dim=1))
 
     def _denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.network(torch.cat([x, condition.sinogram], dim=1), t, condition.features)
+        return self.network(torch.cat([x, condition.inputs], dim=1), t, condition.features)
 
     def _guided(self, condition: Condition, guidance: float) -> Denoiser:
         """Classifier-free guidance: eps = (1 + l2) eps(x_t, t, C) - l2 eps(x_t, t, 0).
@@ -128,11 +129,15 @@ class CDPM(Method):
         return self.schedule.get_velocity(image, noise, t)
 
 
+NOISE_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+"""Names of the noise schedules, and what ``diffusers`` calls them."""
+
+
 def schedule_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a method's forward process for the schedulers of ``diffusers``."""
     return {
         "num_train_timesteps": settings["timesteps"],
-        "beta_schedule": "linear",
+        "beta_schedule": NOISE_SCHEDULES[settings["noise_schedule"]],
         "beta_start": settings["beta_start"],
         "beta_end": settings["beta_end"],
         # The first step starts at t = T - 1, where x_t is indeed almost pure noise.

@@ -1,8 +1,12 @@
-"""Rules ``metrics`` and ``table``: one row per test slice and method, then means per method."""
+"""Rule ``metrics``: one table in long format, a line per test slice, estimate and metric.
 
-import html
+``python -m models.evaluate`` recomputes lines of it from the weights; see `models.recompute`.
+"""
+
+import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,232 +21,353 @@ from models.dataset import Scales, subject_of
 from pipeline import hdf5, shards
 from pipeline.errors import InputError
 
-COLUMNS = (
-    "subject",
-    "rotation",
-    "rotation_deg",
-    "slice_index",
-    "method",
-    "checkpoint",  # sha256 of the weights
-    "sampler",
-    "samples",  # of which the image is the mean
-    "seed",
-    "psnr_osem_db",
-    "ssim_osem",
-    "nrmse_osem",
-    "psnr_truth_db",
-    "ssim_truth",
-    "nrmse_truth",
-    "gm_mean",  # grey matter, activity units
-    "wm_mean",  # white matter, activity units
-    "gm_error",  # minus the mean of the noise-free truth, activity units
-    "wm_error",
-    "contrast_recovery",
-)
+COLUMNS = {
+    "subject": "str",
+    "rotation": "Int64",
+    "rotation_deg": "float64",
+    "slice_index": "Int64",
+    "model": "str",  # one trained network, or FBP or OSEM
+    "method": "str",
+    "conditioning": "str",
+    "condition_dropout": "float64",
+    "training_seed": "Int64",
+    "checkpoint": "str",  # sha256 of the weights, its first 16 digits
+    "epoch": "Int64",
+    "estimate": "str",  # single: one pass, or one sample; mean: of several samples
+    "sampler": "str",
+    "steps": "Int64",
+    "eta": "float64",
+    "guidance": "float64",
+    "samples": "Int64",  # of which the image is the mean
+    "sampling_seed": "Int64",
+    "metric": "str",
+    "reference": "str",  # osem, truth, or none
+    "region": "str",  # image, head (BrainWeb labels above 0), grey or white matter, or none
+    "value": "float64",  # dB, 1, activity units or s, as the metric is
+}
+"""Columns of the table and their types; empty where they do not apply."""
 
-SUMMARISED = COLUMNS[COLUMNS.index("psnr_osem_db") :]
+REFERENCES = ("osem", "truth")
+REGIONS = ("image", "head")
 
-CAPTION = """\
-Mean ± standard deviation over test slices. PSNR, SSIM (Gaussian window, sigma 1.5 pixels, 11 x 11)
-and NRMSE (Euclidean) of whole images, unmasked, divided by the largest activity of the training
-references, with a data range of 1; against the OSEM reference ("osem") and against the noise-free
-truth ("truth"). FBP is compared as it is, negative values included. Grey and white matter (gm, wm)
-are means over BrainWeb classes 2 and 3, in activity units; errors are against the truth's means.
-Contrast recovery, (GM/WM - 1) over that of the truth, is left out where the truth's is below 0.5.
-"""
+Values = dict[tuple[str, str, str], np.ndarray]
+"""(metric, reference, region) -> one value a slice, (N,); NaN where it does not exist."""
 
-PAGE = """\
-<!doctype html>
-<meta charset="utf-8">
-<style>
-body {{ font: 15px/1.5 sans-serif; margin: 1em; max-width: 60em; }}
-th, td {{ padding: 0.2em 0.8em; text-align: right; white-space: nowrap; }}
-</style>
-<p>{caption}</p>
-{cells}
-"""
+
+# --- what is measured ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slices:
+    """N slices of a shard: what names them, (N,), and images, (N, y, x) in activity units."""
+
+    subject: str
+    rotation: np.ndarray
+    rotation_deg: np.ndarray
+    slice_index: np.ndarray
+    osem: np.ndarray
+    fbp: np.ndarray
+    truth: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def read(cls, shard: h5py.File, rows: np.ndarray) -> "Slices":
+        """Read rows, in ascending order, of an open shard.
+
+        Raises
+        ------
+        InputError
+            If a dataset is damaged or not finite.
+        """
+        names = ("rotation", "rotation_deg", "slice_index", "osem", "fbp", "activity", "labels")
+        return cls(subject_of(shard), *(hdf5.finite(shard[name], rows) for name in names))
+
+    @property
+    def head(self) -> Tensor:
+        """(N, 1, y, x) bool: pixels with a BrainWeb label above 0."""
+        return torch.from_numpy(self.labels > 0)[:, None]
+
+
+def quality(
+    images: np.ndarray,
+    slices: Slices,
+    scales: Scales,
+    references: Sequence[str] = REFERENCES,
+    regions: Sequence[str] = REGIONS,
+) -> Values:
+    """Compute PSNR, SSIM and NRMSE of images.
+
+    Parameters
+    ----------
+    images : ndarray
+        (N, y, x), activity units.
+    slices : Slices
+        The N slices that they show.
+    scales : Scales
+        Of the training split: a data range of 1 is its largest activity.
+    references : sequence of str
+        Of "osem" and "truth".
+    regions : sequence of str
+        Of "image" and "head".
+    """
+    x = _normalised(images, scales)
+    values: Values = {}
+    for reference in references:
+        y = _normalised(getattr(slices, reference), scales)
+        similarity = metrics.ssim_map(x, y)
+        for region in regions:
+            mask = slices.head if region == "head" else None
+            found = {
+                "psnr_db": metrics.psnr_db(x, y, mask),
+                "ssim": metrics.region_mean(similarity, mask),
+                "nrmse": metrics.nrmse(x, y, mask),
+            }
+            values |= {(name, reference, region): v.numpy() for name, v in found.items()}
+    return values
+
+
+def activity(images: np.ndarray, slices: Slices) -> Values:
+    """Compare grey and white matter of images, (N, y, x) in activity units, with the truth's."""
+    means = metrics.tissue_means(images, slices.labels)
+    true_means = metrics.tissue_means(slices.truth, slices.labels)
+    values: Values = {}
+    for tissue, mean, true_mean in zip(("grey", "white"), means, true_means, strict=True):
+        values["mean", "", tissue] = mean
+        values["mean_error", "truth", tissue] = mean - true_mean
+    values["contrast_recovery", "truth", ""] = metrics.contrast_recovery(means, true_means)
+    return values
+
+
+def posterior(samples: np.ndarray, slices: Slices) -> Values:
+    """Ask whether K > 1 samples, (N, K, y, x) in activity units, spread as much as they err."""
+    draws, head = torch.from_numpy(samples), slices.head
+    mean, deviation = draws.mean(dim=1, keepdim=True), draws.std(dim=1, keepdim=True)
+    found = {("sd_mean", "", "head"): metrics.region_mean(deviation, head)}
+    for name in REFERENCES:
+        reference = torch.from_numpy(getattr(slices, name))[:, None]
+        correlation = metrics.sd_error_correlation(deviation, (mean - reference).abs(), head)
+        found["sd_error_correlation", name, "head"] = correlation
+        for level, share in metrics.interval_coverage(draws, reference, head).items():
+            found[f"coverage_{level:.3f}", name, "head"] = share
+    return {key: value.numpy() for key, value in found.items()}
+
+
+def _normalised(images: np.ndarray, scales: Scales) -> Tensor:
+    """(N, y, x) in activity units -> (N, 1, y, x) in [0, 1] units."""
+    return torch.from_numpy(images / np.float32(scales.activity))[:, None]
+
+
+# --- the table -------------------------------------------------------------------------------
+
+
+def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFrame:
+    """Bring values into the table's format, leaving out those that do not exist.
+
+    Parameters
+    ----------
+    slices : Slices
+        What was measured.
+    origin : mapping
+        How the images were made: the columns from ``model`` to ``sampling_seed``, absent where
+        they do not apply. See `origin_of`.
+    values : Values
+        From `quality` and its like.
+
+    Returns
+    -------
+    DataFrame
+        Columns as `COLUMNS`.
+    """
+    keys, count = list(values), len(slices.slice_index)
+    table = pd.DataFrame({"subject": slices.subject}, index=range(len(keys) * count))
+    for name in ("rotation", "rotation_deg", "slice_index"):
+        table[name] = np.tile(getattr(slices, name), len(keys))
+    for name, texts in zip(("metric", "reference", "region"), zip(*keys, strict=True), strict=True):
+        table[name] = np.repeat(texts, count)
+    table["value"] = np.concatenate([values[key] for key in keys])
+    for name, kind in COLUMNS.items():
+        if name not in table:
+            table[name] = origin.get(name, "" if kind == "str" else None)
+    return table[list(COLUMNS)].astype(COLUMNS).dropna(subset="value")
+
+
+def origin_of(attributes: Mapping[str, Any], estimate: str) -> dict[str, Any]:
+    """Say how the images of a reconstruction were made.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Of a file of kind `models.reconstruct.RECONSTRUCTION`.
+    estimate : str
+        "single" for one pass or the first sample, "mean" for the mean of the file's samples.
+    """
+    origin = {
+        name: attributes[name]
+        for name in ("model", "method", "conditioning", "condition_dropout", "training_seed")
+    }
+    origin |= {
+        "checkpoint": attributes["weights_sha256"][:16],
+        "epoch": attributes["epoch"],
+        "estimate": estimate,
+        "samples": attributes["samples"] if estimate == "mean" else 1,
+    }
+    if attributes["sampler"]:
+        origin |= {name: attributes[name] for name in ("sampler", "steps", "eta", "guidance")}
+        origin["sampling_seed"] = attributes["seed"]
+    return origin
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of `tidy`, compressed if the name ends in .gz; the same table, the same bytes.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+    with hdf5.atomic(path) as temporary:
+        temporary.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of `write_table`; absent texts are "", absent numbers NA.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged or has other columns.
+    """
+    remedy = f"delete it and make it again: snakemake --cores all -- {path}"
+    try:
+        table = pd.read_csv(path, dtype={name: COLUMNS[name] for name in COLUMNS})
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", remedy.removeprefix("delete it and ")) from None
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(path, f"is damaged ({error})", remedy) from error
+    if list(table.columns) != list(COLUMNS):
+        raise InputError(path, f"has the columns {', '.join(table.columns)}", remedy)
+    return table.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
+
+
+# --- the rule --------------------------------------------------------------------------------
 
 
 def evaluate(
     shard_paths: Sequence[Path],
     reconstructions: Mapping[str, Sequence[Path]],
     scales: Scales,
-    output_csv: Path,
+    output: Path,
 ) -> None:
-    """Compare every method, FBP and OSEM with the OSEM reference and the noise-free truth.
+    """Compare every model, FBP and OSEM with the OSEM reference and the noise-free truth.
 
-    FBP and OSEM of the shard are rows of their own; OSEM's comparison with itself stays empty.
+    FBP and OSEM of the shard count as models; OSEM is compared with the truth alone. A model with
+    K > 1 samples has two estimates: its first sample and the mean of all.
 
     Parameters
     ----------
     shard_paths : sequence of path
         Test shards.
-    reconstructions : mapping of method to sequence of path
-        For each method one file of `models.reconstruct` per shard, in any order.
+    reconstructions : mapping of model to sequence of path
+        For each model one file of `models.reconstruct` per shard, in any order.
     scales : Scales
         Of the training split.
-    output_csv : Path
-        Columns as `COLUMNS`; empty where a number does not exist.
+    output : Path
+        A table of `write_table`, columns as `COLUMNS`.
 
     Raises
     ------
     InputError
-        If a file is unreadable, a subject has no reconstruction, or one was made of other slices
-        or with other scales.
+        If a file is unreadable, a subject has no reconstruction, or one was made of other slices,
+        with other scales or by another model.
     """
-    rows: list[dict[str, Any]] = []
+    frames: list[pd.DataFrame] = []
     with ExitStack() as stack:
         found = {
-            method: _by_subject([stack.enter_context(reconstruct.opened(p)) for p in paths])
-            for method, paths in reconstructions.items()
+            model: {
+                subject_of(file): file
+                for file in (stack.enter_context(reconstruct.opened(path)) for path in paths)
+            }
+            for model, paths in reconstructions.items()
         }
         for path in shard_paths:
             shard = stack.enter_context(shards.opened(path))
-            files = {method: _matching(shard, method, found[method], scales) for method in found}
-            for row in range(len(shard["slice_index"])):
-                rows.extend(_rows_of_slice(shard, files, row, scales))
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    with hdf5.atomic(output_csv) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def _by_subject(files: Sequence[h5py.File]) -> dict[str, h5py.File]:
-    return {subject_of(file): file for file in files}
+            files = [_matching(shard, model, found[model], scales) for model in found]
+            rotations = hdf5.finite(shard["rotation"])
+            for number in np.unique(rotations):  # one volume at a time, for little memory
+                rows = np.flatnonzero(rotations == number)
+                slices = Slices.read(shard, rows)
+                frames.extend(_rows_of_shard(slices, scales))
+                for file in files:
+                    samples = _samples(file, rows)
+                    frames.extend(rows_of_model(samples, slices, scales, file.attrs))
+    write_table(pd.concat(frames), output)
 
 
 def _matching(
-    shard: h5py.File, method: str, files: Mapping[str, h5py.File], scales: Scales
+    shard: h5py.File, model: str, files: Mapping[str, h5py.File], scales: Scales
 ) -> h5py.File:
     subject = subject_of(shard)
     if subject not in files:
         raise InputError(
-            shard.filename, f"has no reconstruction by {method}", "run rule 'reconstruct' on it"
+            shard.filename, f"has no reconstruction by {model}", "run rule 'reconstruct' on it"
         )
-    file = files[subject]
+    file, remedy = files[subject], "delete it and run rule 'reconstruct' again"
     same_slices = all(
         np.array_equal(shard[name][()], file[name][()]) for name in ("rotation", "slice_index")
     )
     if not same_slices or float(file.attrs["activity_scale"]) != scales.activity:
-        raise InputError(
-            file.filename,
-            f"was made of other slices or with another scale than {shard.filename}",
-            "delete it and run rule 'reconstruct' again",
-        )
+        problem = f"was made of other slices or with another scale than {shard.filename}"
+        raise InputError(file.filename, problem, remedy)
+    if file.attrs["model"] != model:
+        raise InputError(file.filename, f"is by {file.attrs['model']}, not by {model}", remedy)
     return file
 
 
-def _rows_of_slice(
-    shard: h5py.File, files: Mapping[str, h5py.File], row: int, scales: Scales
-) -> Iterator[dict[str, Any]]:
-    osem, fbp, truth, labels = (
-        hdf5.finite(shard[name], row) for name in ("osem", "fbp", "activity", "labels")
-    )
-    identity = {
-        "subject": subject_of(shard),
-        "rotation": int(shard["rotation"][row]),
-        "rotation_deg": float(shard["rotation_deg"][row]),
-        "slice_index": int(shard["slice_index"][row]),
-    }
-    true_means = metrics.tissue_means(truth, labels)
-    yield {
-        **identity,
-        "method": "FBP",
-        **_quality(fbp, osem, "osem", scales),
-        **_quality(fbp, truth, "truth", scales),
-        **_activity(fbp, labels, true_means),
-    }
-    yield {
-        **identity,
-        "method": "OSEM",
-        **_quality(osem, truth, "truth", scales),
-        **_activity(osem, labels, true_means),
-    }
-    for method, file in files.items():
-        image = hdf5.finite(file["image"], row)
-        yield {
-            **identity,
-            "method": method,
-            "checkpoint": file.attrs["weights_sha256"],
-            "sampler": file.attrs["sampler"],
-            "samples": file.attrs["samples"],
-            "seed": file.attrs["seed"],
-            **_quality(image, osem, "osem", scales),
-            **_quality(image, truth, "truth", scales),
-            **_activity(image, labels, true_means),
-        }
+def _samples(file: h5py.File, rows: np.ndarray) -> np.ndarray:
+    """(N, K, y, x); where there is one, it is the image."""
+    if "samples" in file:
+        return hdf5.finite(file["samples"], rows)
+    return hdf5.finite(file["image"], rows)[:, None]
 
 
-def _quality(
-    image: np.ndarray, reference: np.ndarray, name: str, scales: Scales
-) -> dict[str, float]:
-    x, y = _normalised(image, scales), _normalised(reference, scales)
-    return {
-        f"psnr_{name}_db": float(metrics.psnr_db(x, y)),
-        f"ssim_{name}": float(metrics.ssim(x, y)),
-        f"nrmse_{name}": float(metrics.nrmse(x, y)),
-    }
+def _rows_of_shard(slices: Slices, scales: Scales) -> Iterator[pd.DataFrame]:
+    for model, images, references in (
+        ("FBP", slices.fbp, REFERENCES),
+        ("OSEM", slices.osem, ("truth",)),
+    ):
+        origin = {"model": model, "method": model, "estimate": "single"}
+        values = quality(images, slices, scales, references) | activity(images, slices)
+        yield tidy(slices, origin, values)
 
 
-def _normalised(image: np.ndarray, scales: Scales) -> Tensor:
-    """(y, x) in activity units -> (1, 1, y, x) in [0, 1] units."""
-    return torch.from_numpy(image / np.float32(scales.activity))[None, None]
-
-
-def _activity(
-    image: np.ndarray, labels: np.ndarray, true_means: tuple[float, float]
-) -> dict[str, float]:
-    grey, white = metrics.tissue_means(image, labels)
-    return {
-        "gm_mean": grey,
-        "wm_mean": white,
-        "gm_error": grey - true_means[0],
-        "wm_error": white - true_means[1],
-        "contrast_recovery": metrics.contrast_recovery((grey, white), true_means),
-    }
-
-
-def summarise(
-    metrics_csv: Path, output_csv: Path, output_markdown: Path, output_html: Path
-) -> None:
-    """Average the table of `evaluate` per method.
+def rows_of_model(
+    samples: np.ndarray, slices: Slices, scales: Scales, attributes: Mapping[str, Any]
+) -> Iterator[pd.DataFrame]:
+    """Measure both estimates of a model: its first sample and, of several, their mean.
 
     Parameters
     ----------
-    metrics_csv : Path
-        From `evaluate`.
-    output_csv : Path
-        One row a method: number of slices, then mean and standard deviation of each metric.
-    output_markdown, output_html : Path
-        The same to read, with units, data range and mask.
+    samples : ndarray
+        (N, K, y, x), activity units.
+    slices, scales
+        As in `quality`.
+    attributes : mapping
+        See `origin_of`.
     """
-    table = pd.read_csv(metrics_csv, dtype={"subject": str})
-    groups = table.groupby("method", sort=False)[list(SUMMARISED)]
-    mean, deviation, slices = groups.mean(), groups.std(), groups.size()
-    both = {"slices": slices}
-    for column in SUMMARISED:
-        both[f"{column}_mean"], both[f"{column}_sd"] = mean[column], deviation[column]
-    header = ["method", "slices", *SUMMARISED]
-    rows = [
-        [method, str(slices[method])]
-        + [_cell(mean.at[method, column], deviation.at[method, column]) for column in SUMMARISED]
-        for method in mean.index
-    ]
-    with hdf5.atomic(output_csv) as temporary:
-        pd.DataFrame(both).to_csv(temporary, float_format="%.6g", lineterminator="\n")
-    with hdf5.atomic(output_markdown) as temporary:
-        temporary.write_text(_markdown(header, rows))
-    with hdf5.atomic(output_html) as temporary:
-        # Metrics down, methods across: that fits on a screen.
-        cells = pd.DataFrame(rows, columns=header).set_index("method").T.to_html(border=0)
-        temporary.write_text(PAGE.format(caption=html.escape(CAPTION), cells=cells))
+    images = {"single": samples[:, 0]}
+    if samples.shape[1] > 1:
+        images["mean"] = samples.mean(axis=1)
+    for estimate, image in images.items():
+        values = quality(image, slices, scales) | activity(image, slices)
+        if estimate == "mean":
+            values |= posterior(samples, slices)
+        yield tidy(slices, origin_of(attributes, estimate), values)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return CAPTION + "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+if __name__ == "__main__":
+    import typer
 
+    from models.recompute import main
 
-def _cell(mean: float, deviation: float) -> str:
-    if np.isnan(mean):
-        return "-"
-    return f"{mean:.4g}" if np.isnan(deviation) else f"{mean:.4g} ± {deviation:.2g}"
+    typer.run(main)

@@ -1,4 +1,7 @@
-"""Rules ``panel`` and ``curves``: reconstructions side by side, and training over time."""
+"""Rules ``panel`` and ``uncertainty``: images of test slices side by side.
+
+Images are drawn with anterior up and the patient's left on the right, marked "L".
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -6,18 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from models import metrics, reconstruct
 from models.dataset import Scales, SliceKey, subject_of
 from pipeline import hdf5, shards
 from pipeline.errors import InputError
 
-REFERENCE, TRUTH = "OSEM (reference)", "truth"
+REFERENCE, TRUTH, DEVIATION = "OSEM (reference)", "truth", "standard deviation"
+
+MAX_COLUMNS = 7
+"""Images side by side in the panel; with more, the text would be illegible on a page."""
+
+
+# --- panel: every model ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -34,44 +44,49 @@ def panel(
     reconstructions: Mapping[str, Sequence[Path]],
     scales: Scales,
     positions: Sequence[float],
-    output: Path,
-) -> None:
-    """Draw test slices as the paper's Fig. 2: sinogram, OSEM, truth, FBP and every method.
+) -> Figure:
+    """Draw test slices as the paper's Fig. 2: sinogram, OSEM, truth, FBP and every model.
 
-    Below each image is its squared error against the OSEM reference, in normalised units, on one
-    colour scale for the whole figure, with PSNR and SSIM beneath.
+    Of models that drew several samples the first is shown. Below each image is its squared error
+    against the OSEM reference, in normalised units, on one colour scale for the whole figure, with
+    PSNR and SSIM beneath.
 
     Parameters
     ----------
     shard_paths : sequence of path
         Test shards; slice n of the figure comes from shard n, cyclically.
-    reconstructions : mapping of method to sequence of path
-        One file of `models.reconstruct` per method and shard.
+    reconstructions : mapping of model to sequence of path
+        One file of `models.reconstruct` per model and shard.
     scales : Scales
         Of the training split.
     positions : sequence of float
         Of each slice of the figure, from 0 (the shard's lowest unrotated slice) to 1 (highest).
-    output : Path
-        PNG.
+
+    Returns
+    -------
+    Figure
+        For `models.plots.save`.
 
     Raises
     ------
     InputError
-        If a file is unreadable or a subject has no reconstruction.
+        If a file is unreadable, a subject has no reconstruction, or one is of other slices.
     """
     examples = [
         _read_example(shard_paths[n % len(shard_paths)], reconstructions, position)
         for n, position in enumerate(positions)
     ]
-    columns = 1 + len(examples[0].images)
-    figure = Figure(figsize=(1.9 * columns + 1, 4.6 * len(examples)), layout="constrained")
-    axes = figure.subplots(2 * len(examples), columns, squeeze=False)
-    largest_error = _largest_error(examples, list(reconstructions), scales)
+    cells = 1 + len(examples[0].images)
+    bands = -(-cells // MAX_COLUMNS)
+    columns = -(-cells // bands)
+    size = (1.9 * columns + 1.8, 4.7 * bands * len(examples))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(2 * bands * len(examples), columns, squeeze=False)
     brightest = max(float(e.images[REFERENCE].max()) for e in examples)
-    for n, example in enumerate(examples):
-        _draw_example(figure, axes[2 * n : 2 * n + 2], example, scales, brightest, largest_error)
-    with hdf5.atomic(output) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    largest_error = _largest_error(examples, list(reconstructions), scales)
+    for rows, example in zip(np.split(axes, len(examples)), examples, strict=True):
+        _draw_example(rows, example, scales, brightest, largest_error)
+    return figure
 
 
 def _read_example(
@@ -79,74 +94,62 @@ def _read_example(
 ) -> _Example:
     with ExitStack() as stack:
         shard = stack.enter_context(shards.opened(path))
-        unrotated = np.flatnonzero(shard["rotation"][()] == 0)
-        in_order = unrotated[np.argsort(shard["slice_index"][()][unrotated])]
-        row = int(in_order[round(position * (len(in_order) - 1))])
+        row = _row_at(shard, position)
         images = {
             REFERENCE: hdf5.finite(shard["osem"], row),
             TRUTH: hdf5.finite(shard["activity"], row),
             "FBP": hdf5.finite(shard["fbp"], row),
         }
-        for method, paths in reconstructions.items():
-            files = [stack.enter_context(reconstruct.opened(p)) for p in paths]
-            of_subject = [f for f in files if subject_of(f) == subject_of(shard)]
-            if not of_subject:
-                problem = f"has no reconstruction by {method}"
-                raise InputError(path, problem, "run rule 'reconstruct' on it")
-            images[method] = hdf5.finite(of_subject[0]["image"], row)
-        key = SliceKey(subject_of(shard), 0, int(shard["slice_index"][row]))
-        return _Example(key, hdf5.finite(shard["sinogram"], row), images)
+        for model, paths in reconstructions.items():
+            file = _reconstruction_of(stack, shard, row, model, paths)
+            if "samples" in file:
+                images[model] = hdf5.finite(file["samples"], (row, 0))
+            else:
+                images[model] = hdf5.finite(file["image"], row)
+        return _Example(_key(shard, row), hdf5.finite(shard["sinogram"], row), images)
 
 
 def _squared_error(example: _Example, title: str, scales: Scales) -> np.ndarray:
     return ((example.images[title] - example.images[REFERENCE]) / scales.activity) ** 2
 
 
-def _largest_error(examples: Sequence[_Example], methods: Sequence[str], scales: Scales) -> float:
-    """End of the error scale: the 99.9th percentile of the methods' errors.
+def _largest_error(examples: Sequence[_Example], models: Sequence[str], scales: Scales) -> float:
+    """End of the error scale: the 99.9th percentile of the models' errors.
 
     FBP's streaks do not count, else they alone would be visible; they exceed the scale.
     """
-    titles = methods or ["FBP"]
+    titles = models or ["FBP"]
     errors = [_squared_error(example, title, scales) for example in examples for title in titles]
-    return max(float(np.percentile(errors, 99.9)), 1e-12)
+    return _top(errors)
 
 
 def _draw_example(
-    figure: Figure,
-    axes: np.ndarray,
-    example: _Example,
-    scales: Scales,
-    brightest: float,
-    largest_error: float,
+    axes: np.ndarray, example: _Example, scales: Scales, brightest: float, largest_error: float
 ) -> None:
+    """Fill pairs of rows: images above, their errors below; sinogram and slice come first."""
+    figure = axes[0, 0].figure
     for axis in axes.flat:
-        axis.set_axis_off()
-    sinogram = axes[0, 0].imshow(example.sinogram, cmap="gray_r", aspect="auto")
-    axes[0, 0].set_title("sinogram", fontsize=9)
-    figure.colorbar(sinogram, ax=axes[0, 0], location="left", label="prompts per bin [counts]")
-    axes[1, 0].text(
-        0.5, 0.5, str(example.key).replace(", ", "\n"), ha="center", va="center", fontsize=8
-    )
+        _hide_frame(axis)
+    pairs = np.stack([axes[::2].ravel(), axes[1::2].ravel()], axis=1)
+    prompts = pairs[0, 0].imshow(example.sinogram, cmap="gray_r", aspect="auto", vmin=0)
+    pairs[0, 0].set_title("sinogram", fontsize=10)
+    pairs[0, 0].set(xlabel="radial bin", ylabel="view")
+    figure.colorbar(prompts, ax=pairs[0, 0], location="left", label="prompts per bin [counts]")
+    name = str(example.key).replace(", ", "\n")
+    pairs[0, 1].text(0.5, 0.5, name, ha="center", va="center", fontsize=10)
     shown: Any = None
     error: Any = None
-    for column, (title, image) in enumerate(example.images.items(), start=1):
-        shown = _draw_image(axes[0, column], image, title, brightest)
+    for (above, below), (title, image) in zip(pairs[1:], example.images.items(), strict=False):
+        shown = _draw_image(above, image, "gray_r", brightest)
+        above.set_title(title, fontsize=10)
         if title != REFERENCE:
             squared = _squared_error(example, title, scales)
-            error = axes[1, column].imshow(squared, cmap="inferno", vmin=0, vmax=largest_error)
-            axes[1, column].set_title(_quality(example, title, scales), fontsize=8, y=-0.24)
-    figure.colorbar(shown, ax=axes[0, -1], label="activity [a.u.]", extend="both")
-    label = "squared error [(activity / max)²]"
-    figure.colorbar(error, ax=axes[1, -1], label=label, extend="max")
-
-
-def _draw_image(axis: Axes, image: np.ndarray, title: str, brightest: float) -> Any:
-    """Show an image, (y, x) with row 0 anterior and column 0 the patient's right."""
-    shown = axis.imshow(image, cmap="gray_r", vmin=0, vmax=brightest, origin="upper")
-    axis.set_title(title, fontsize=9)
-    axis.text(0.97, 0.5, "L", transform=axis.transAxes, ha="right", va="center", fontsize=8)
-    return shown
+            error = _draw_image(below, squared, "inferno", largest_error)
+            below.set_xlabel(_quality(example, title, scales), fontsize=9)
+    for above, below in axes[:, -1].reshape(-1, 2):
+        figure.colorbar(shown, ax=above, label="activity [a.u.]", extend="both")
+        label = "squared error\n[(activity / max)²]"
+        figure.colorbar(error, ax=below, label=label, extend="max")
 
 
 def _quality(example: _Example, title: str, scales: Scales) -> str:
@@ -158,28 +161,150 @@ def _quality(example: _Example, title: str, scales: Scales) -> str:
     return f"PSNR {float(psnr_db):.2f} dB\nSSIM {float(ssim):.4f}"
 
 
-def training_curves(logs: Mapping[str, Path], output: Path) -> None:
-    """Draw loss and validation PSNR over the steps of each method.
+# --- uncertainty: one model --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """One slice: number of samples, images by title, (y, x) in activity units, and its head."""
+
+    key: SliceKey
+    samples: int
+    images: dict[str, np.ndarray]
+    head: np.ndarray
+
+
+def uncertainty(
+    shard_paths: Sequence[Path], paths: Sequence[Path], model: str, positions: Sequence[float]
+) -> Figure:
+    """Draw mean and standard deviation of a model's samples beside the errors of the mean.
+
+    A row a slice: OSEM, mean, standard deviation, absolute errors of the mean against OSEM and
+    against the noise-free truth, with their Pearson correlations with the standard deviation over
+    the pixels of the head. Both errors share a colour scale; the standard deviation has its own.
 
     Parameters
     ----------
-    logs : mapping of method to path
-        CSV logs of `models.training.train`.
-    output : Path
-        PNG.
+    shard_paths : sequence of path
+        Test shards; row n of the figure comes from shard n, cyclically.
+    paths : sequence of path
+        The model's files of `models.reconstruct`, one per shard, with several samples a slice.
+    model : str
+        Its name.
+    positions : sequence of float
+        Of each slice of the figure, as in `panel`.
+
+    Returns
+    -------
+    Figure
+        For `models.plots.save`.
+
+    Raises
+    ------
+    InputError
+        If a file is unreadable, a subject has no reconstruction, or one is of other slices or has
+        a single sample.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    styles = ("-", "--", "-.", ":")  # readable without colours too
-    for n, (method, path) in enumerate(logs.items()):
-        table = pd.read_csv(path)
-        style = {"linestyle": styles[n % len(styles)], "label": method}
-        left.plot(table["step"], table["loss"], **style)
-        validated = table.dropna(subset=["validation_psnr_db"])
-        right.plot(validated["step"], validated["validation_psnr_db"], marker=".", **style)
-    left.set(xlabel="step", ylabel="training loss [1]", yscale="log")
-    right.set(xlabel="step", ylabel="validation PSNR [dB]")
-    right.set_title("against OSEM, data range 1, whole image", fontsize=9)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
-    with hdf5.atomic(output) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    rows = [
+        _read_sampled(shard_paths[n % len(shard_paths)], paths, model, position)
+        for n, position in enumerate(positions)
+    ]
+    figure = Figure(figsize=(12.5, 2.9 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots(len(rows), len(rows[0].images), squeeze=False)
+    for axis in axes.flat:
+        _hide_frame(axis)
+    for axis, title in zip(axes[0], rows[0].images, strict=True):
+        axis.set_title(title, fontsize=10)
+    for line, row in zip(axes, rows, strict=True):
+        line[0].set_ylabel(str(row.key).replace(", ", "\n"), fontsize=10)
+        for axis, title in zip(line[3:], list(row.images)[3:], strict=True):
+            compared = (row.images[DEVIATION], row.images[title], row.head)
+            tensors = (torch.from_numpy(array)[None, None] for array in compared)
+            correlation = float(metrics.sd_error_correlation(*tensors))
+            axis.set_xlabel(f"correlation with s.d.\nin the head: {correlation:.2f}", fontsize=10)
+    images = np.array([list(row.images.values()) for row in rows])  # (row, column, y, x)
+    groups = (  # columns that share a colour scale
+        (slice(0, 2), "gray_r", "activity [a.u.]", float(images[:, 0].max())),
+        (slice(2, 3), "viridis", f"{DEVIATION} [a.u.]", _top(images[:, 2])),
+        (slice(3, 5), "inferno", "absolute error [a.u.]", _top(images[:, 3:])),
+    )
+    for columns, colours, label, largest in groups:
+        group = axes[:, columns]
+        for axis, image in zip(group.flat, np.concatenate(images[:, columns]), strict=True):
+            shown = _draw_image(axis, image, colours, largest)
+        bar = {"location": "bottom", "aspect": 15 * group.shape[1]}  # all of one thickness
+        figure.colorbar(shown, ax=group, label=label, extend="max", **bar)
+    axes[0, 1].set_title(f"{model}: mean of {rows[0].samples} samples", fontsize=10)
+    return figure
+
+
+def _read_sampled(shard_path: Path, paths: Sequence[Path], model: str, position: float) -> _Sampled:
+    with ExitStack() as stack:
+        shard = stack.enter_context(shards.opened(shard_path))
+        row = _row_at(shard, position)
+        file = _reconstruction_of(stack, shard, row, model, paths)
+        if "std" not in file or "samples" not in file:
+            remedy = "draw two samples or more, or leave this figure out"
+            raise InputError(file.filename, "holds a single sample of a slice", remedy)
+        osem, truth = (hdf5.finite(shard[name], row) for name in ("osem", "activity"))
+        mean, deviation = (hdf5.finite(file[name], row) for name in ("image", "std"))
+        images = {
+            REFERENCE: osem,
+            "mean": mean,
+            DEVIATION: deviation,
+            "|mean - OSEM|": np.abs(mean - osem),
+            "|mean - truth|": np.abs(mean - truth),
+        }
+        head = hdf5.finite(shard["labels"], row) > 0
+        return _Sampled(_key(shard, row), file["samples"].shape[1], images, head)
+
+
+# --- shared ------------------------------------------------------------------------------------
+
+
+def _row_at(shard: h5py.File, position: float) -> int:
+    """Row of the unrotated slice at a position from 0 (lowest) to 1 (highest)."""
+    unrotated = np.flatnonzero(shard["rotation"][()] == 0)
+    in_order = unrotated[np.argsort(shard["slice_index"][()][unrotated])]
+    return int(in_order[round(position * (len(in_order) - 1))])
+
+
+def _key(shard: h5py.File, row: int) -> SliceKey:
+    return SliceKey(subject_of(shard), int(shard["rotation"][row]), int(shard["slice_index"][row]))
+
+
+def _reconstruction_of(
+    stack: ExitStack, shard: h5py.File, row: int, model: str, paths: Sequence[Path]
+) -> h5py.File:
+    """Open a model's file of the shard's subject, whose row must be the same slice."""
+    files = [stack.enter_context(reconstruct.opened(path)) for path in paths]
+    of_subject = [file for file in files if subject_of(file) == subject_of(shard)]
+    if not of_subject:
+        problem = f"has no reconstruction by {model}"
+        raise InputError(shard.filename, problem, "run rule 'reconstruct' on it")
+    file = of_subject[0]
+    if row >= len(file["slice_index"]) or _key(file, row) != _key(shard, row):
+        problem = f"was made of other slices than {shard.filename}"
+        raise InputError(file.filename, problem, "delete it and run rule 'reconstruct' again")
+    return file
+
+
+def _top(images: ArrayLike) -> float:
+    """End of a colour scale: the 99.9th percentile; some pixels exceed it."""
+    return max(float(np.percentile(np.asarray(images), 99.9)), 1e-12)
+
+
+def _hide_frame(axis: Axes) -> None:
+    """Leave labels, which `Axes.set_axis_off` would hide too."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+
+
+def _draw_image(axis: Axes, image: np.ndarray, colours: str, largest: float) -> Any:
+    """Show an image, (y, x) with row 0 anterior and column 0 the patient's right, from 0 up."""
+    shown = axis.imshow(image, cmap=colours, vmin=0, vmax=largest, origin="upper")
+    colour = "black" if colours == "gray_r" else "white"
+    place = axis.transAxes
+    axis.text(0.97, 0.5, "L", size=9, color=colour, ha="right", va="center", transform=place)
+    return shown

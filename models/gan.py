@@ -37,12 +37,14 @@ class ResNetGenerator(nn.Module):
         Channels at full resolution.
     blocks : int
         Residual blocks, at 4 width channels and a quarter of the resolution.
+    in_channels : int
+        Channels of the input.
     """
 
-    def __init__(self, width: int = 64, blocks: int = 9):
+    def __init__(self, width: int = 64, blocks: int = 9, in_channels: int = 1):
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 7, padding=3, padding_mode="reflect", bias=False),
+            nn.Conv2d(in_channels, width, 7, padding=3, padding_mode="reflect", bias=False),
             *_norm_relu(width),
         )
         self.down = nn.Sequential(_halve(width, 2 * width), _halve(2 * width, 4 * width))
@@ -57,7 +59,7 @@ class ResNetGenerator(nn.Module):
         Parameters
         ----------
         x : Tensor
-            (N, 1, H, W); H and W are multiples of 4, at least 8.
+            (N, in_channels, H, W); H and W are multiples of 4, at least 8.
 
         Returns
         -------
@@ -94,18 +96,20 @@ class ResidualBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """(Sinogram, image) -> a logit for each patch of 70 x 70 pixels (PatchGAN, Isola et al. 2017).
+    """(Inputs, image) -> a logit for each patch of 70 x 70 pixels (PatchGAN, Isola et al. 2017).
 
     Parameters
     ----------
     width : int
         Channels after the first convolution.
+    in_channels : int
+        Channels of the inputs.
     """
 
-    def __init__(self, width: int = 64):
+    def __init__(self, width: int = 64, in_channels: int = 1):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(2, width, 4, stride=2, padding=1),
+            nn.Conv2d(in_channels + 1, width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
             *_patch(width, 2 * width, stride=2),
             *_patch(2 * width, 4 * width, stride=2),
@@ -114,13 +118,13 @@ class PatchDiscriminator(nn.Module):
         )
         self.apply(initialise)
 
-    def forward(self, sinogram: Tensor, image: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, image: Tensor) -> Tensor:
         """Judge images.
 
         Parameters
         ----------
-        sinogram : Tensor
-            (N, 1, H, W), normalised; H and W are at least 24.
+        inputs : Tensor
+            (N, in_channels, H, W), normalised; H and W are at least 24.
         image : Tensor
             (N, 1, H, W) in [-1, 1].
 
@@ -132,13 +136,13 @@ class PatchDiscriminator(nn.Module):
         Raises
         ------
         ValueError
-            If the images are too small for a single patch, or not all of one size.
+            If the images are too small for a single patch, or differ in number or size.
         """
-        if sinogram.shape != image.shape:
-            raise ValueError(f"{tuple(sinogram.shape)} and {tuple(image.shape)} differ")
+        if (len(inputs), *inputs.shape[-2:]) != (len(image), *image.shape[-2:]):
+            raise ValueError(f"{tuple(inputs.shape)} and {tuple(image.shape)} differ")
         if min(image.shape[-2:]) < 24:
             raise ValueError(f"{tuple(image.shape[-2:])} pixels: the discriminator needs 24 a side")
-        return self.layers(torch.cat([sinogram, image], dim=1))
+        return self.layers(torch.cat([inputs, image], dim=1))
 
 
 def initialise(module: nn.Module) -> None:
@@ -183,14 +187,17 @@ def _patch(in_channels: int, out_channels: int, stride: int) -> tuple[nn.Module,
 class GAN(Method):
     """What the adversarial methods share: all but their loss functions.
 
-    The generator is a function of the sinogram alone, without a noise input: reconstructions are
+    The generator is a function of the inputs alone, without a noise input: reconstructions are
     not samples. The discriminator serves training alone, and is no part of what predicts.
     """
 
     def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
         self.settings = settings
-        self.network = ResNetGenerator(settings["width"], settings["blocks"])
-        self.discriminator: nn.Module = PatchDiscriminator(settings["discriminator_width"])
+        channels = len(settings["conditioning"])
+        self.network = ResNetGenerator(settings["width"], settings["blocks"], channels)
+        self.discriminator: nn.Module = PatchDiscriminator(
+            settings["discriminator_width"], channels
+        )
         # Where several devices train, `discriminator` is wrapped to share its gradients. The
         # generator's step has none to share, and must not go through that wrapper.
         self._unshared = self.discriminator
@@ -235,23 +242,23 @@ class GAN(Method):
             Of ``discriminator``: ``loss`` = ``discriminator``, half the sum of the losses on real
             and on fake images. Of ``network``: see `generator_losses`.
         """
-        sinogram, image = batch.sinogram, to_signed(batch.image)
-        fake = self.network(sinogram)
-        logits = self.discriminator(sinogram, image)
+        inputs, image = batch.inputs, to_signed(batch.image)
+        fake = self.network(inputs)
+        logits = self.discriminator(inputs, image)
         on_real = self.adversarial_loss(logits.float(), real=True)
-        logits = self.discriminator(sinogram, fake.detach())
+        logits = self.discriminator(inputs, fake.detach())
         on_fake = self.adversarial_loss(logits.float(), real=False)
         loss = (on_real + on_fake) / 2
         yield Objective("discriminator", {"loss": loss, "discriminator": loss})
         with held_fixed(self._unshared):
-            logits = self._unshared(sinogram, fake).float()
+            logits = self._unshared(inputs, fake).float()
             yield Objective("network", self.generator_losses(logits, fake.float(), image))
 
     def predict(
-        self, sinogram: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
     ) -> Tensor:
         """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
-        return from_signed(self.network(sinogram))
+        return from_signed(self.network(inputs))
 
 
 class CGAN(GAN):

@@ -23,9 +23,9 @@ class LegoPET(CDPM):
             raise TypeError(f"{type(source).__name__} has no features for LegoPET")
         self.frozen = source.network.eval().requires_grad_(False)
 
-    def condition(self, sinogram: Tensor) -> Condition:
-        """Run PnPNet once for these sinograms."""
+    def condition(self, inputs: Tensor) -> Condition:
+        """Run PnPNet once for these slices."""
         if not isinstance(self.frozen, UNet):
             raise TypeError("LegoPET needs use_features before it can train or predict")
         with torch.no_grad():
-            return Condition(sinogram, self.frozen.features(sinogram))
+            return Condition(inputs, self.frozen.features(inputs))

@@ -28,7 +28,7 @@ class Objective(NamedTuple):
 
 
 class Method(ABC):
-    """One way of turning sinograms into images.
+    """One way of turning measurements into images.
 
     A subclass is one file: it builds ``network`` from the configuration and implements
     `training_step` and `predict`. Adding it to ``models.METHODS`` makes it trainable,
@@ -39,7 +39,8 @@ class Method(ABC):
     network : mapping
         The configuration's ``network``: the U-Net that several methods share, and ``size``.
     settings : mapping
-        The configuration's ``methods.<name>``.
+        The configuration's ``methods.<name>``, or those of a variant; the number of channels of
+        the inputs is that of its ``conditioning``.
 
     Attributes
     ----------
@@ -83,14 +84,14 @@ class Method(ABC):
 
     @abstractmethod
     def predict(
-        self, sinogram: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
     ) -> Tensor:
         """Reconstruct images.
 
         Parameters
         ----------
-        sinogram : Tensor
-            (N, 1, size, size), normalised.
+        inputs : Tensor
+            (N, C, size, size), as in `Batch`.
         keys : sequence of SliceKey
             N keys; random draws for a slice depend on its key and the seed alone.
         sampling : mapping
@@ -124,4 +125,6 @@ def make_unet(network: Mapping[str, Any], *, in_channels: int, time_conditioned:
         time_conditioned=time_conditioned,
         heads=network["heads"],
         head_dim=network["head_dim"],
+        blocks=network["blocks"],
+        patch=network["patch"],
     )

@@ -1,16 +1,14 @@
-"""Image quality per slice: PSNR, SSIM, NRMSE, and activity in grey and white matter.
+"""Image quality and posterior statistics per slice, for many slices at a time.
 
-Images are compared in normalised units (activity / the largest training activity), with a data
-range of 1, over the whole image, without clipping or masking.
+PSNR, SSIM and NRMSE compare images in normalised units (activity / the largest training activity),
+with a data range of 1, over the whole image or the pixels of a mask, without clipping. Means are in
+float64. A number that does not exist, as the mean over an empty mask, is NaN.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 GREY_MATTER, WHITE_MATTER = 2, 3  # BrainWeb classes
 
@@ -22,44 +20,62 @@ the quotient of two small numbers would dominate every mean.
 """
 
 
-def psnr_db(images: Tensor, references: Tensor) -> Tensor:
+# --- quality of images -----------------------------------------------------------------------
+
+
+def psnr_db(images: Tensor, references: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compute 10 log10(1 / MSE) of each image.
 
     Parameters
     ----------
     images, references : Tensor
         (N, 1, H, W), normalised.
+    mask : Tensor, optional
+        (N, 1, H, W) bool: the pixels that count; all without it.
 
     Returns
     -------
     Tensor
         (N,), dB; infinite where both are equal.
     """
-    return torch.stack(
-        [
-            peak_signal_noise_ratio(image, reference, data_range=1.0)
-            for image, reference in zip(images, references, strict=True)
-        ]
-    )
+    return -10 * torch.log10(region_mean(_squared_error(images, references), mask))
 
 
-def ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Compute the structural similarity of each image (Wang et al. 2004).
+def ssim(images: Tensor, references: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Average `ssim_map` over all pixels, or those of a mask; parameters as `psnr_db`, gives (N,).
+
+    Windows at the mask's border see the pixels beyond it.
+    """
+    return region_mean(ssim_map(images, references), mask)
+
+
+def nrmse(images: Tensor, references: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute ||image - reference|| / ||reference|| (Euclidean norms); as `psnr_db`, gives (N,).
+
+    NaN where the reference is zero.
+    """
+    power = region_mean(references.double() ** 2, mask)
+    error = region_mean(_squared_error(images, references), mask)
+    return torch.sqrt(error / torch.where(power > 0, power, torch.nan))
+
+
+def ssim_map(images: Tensor, references: Tensor) -> Tensor:
+    """Compute the structural similarity around each pixel (Wang et al. 2004, equation 13).
 
     Gaussian window of sigma 1.5 pixels cut at 11 x 11, K1 = 0.01, K2 = 0.03, population
-    covariance, mean over all pixels, the image mirrored at its border.
+    covariance, the image mirrored at its border, data range 1.
 
     Parameters
     ----------
     images, references : Tensor
-        (N, 1, H, W), normalised.
+        (N, 1, H, W), normalised; at least 6 pixels a side.
 
     Returns
     -------
     Tensor
-        (N,).
+        (N, 1, H, W).
     """
-    found = structural_similarity_index_measure(
+    _, similarity = structural_similarity_index_measure(
         images,
         references,
         gaussian_kernel=True,
@@ -68,56 +84,122 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
         k1=0.01,
         k2=0.03,
         reduction="none",
+        return_full_image=True,
     )
-    assert isinstance(found, Tensor)  # a tuple only on request
-    return found.reshape(len(images))
+    return similarity
 
 
-def nrmse(images: Tensor, references: Tensor) -> Tensor:
-    """Compute ||image - reference|| / ||reference|| (Euclidean norms) of each image, as (N,)."""
-    error = (images - references).flatten(1).norm(dim=1)
-    return error / references.flatten(1).norm(dim=1)
+def region_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Average each image over all pixels or those of a mask, both (N, 1, H, W), giving (N,)."""
+    values = values.double()
+    if mask is None:
+        return values.flatten(1).mean(dim=1)
+    return (values * mask).flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1)
 
 
-def tissue_means(image: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Average an image over grey and over white matter.
+def _squared_error(images: Tensor, references: Tensor) -> Tensor:
+    return (images.double() - references.double()) ** 2
+
+
+# --- posterior samples -----------------------------------------------------------------------
+
+
+def sd_error_correlation(deviations: Tensor, errors: Tensor, mask: Tensor) -> Tensor:
+    """Correlate the posterior's standard deviation with the error of its mean, over pixels.
 
     Parameters
     ----------
-    image : ndarray
-        (y, x), activity units.
+    deviations : Tensor
+        (N, 1, H, W): standard deviation of the samples.
+    errors : Tensor
+        (N, 1, H, W): |mean of the samples - reference|, in any unit.
+    mask : Tensor
+        (N, 1, H, W) bool: the pixels that count.
+
+    Returns
+    -------
+    Tensor
+        (N,): Pearson's coefficient; NaN where either is constant.
+    """
+    x, y = (a - region_mean(a, mask)[:, None, None, None] for a in (deviations, errors))
+    covariance = region_mean(x * y, mask)
+    return covariance / torch.sqrt(region_mean(x * x, mask) * region_mean(y * y, mask))
+
+
+def interval_coverage(samples: Tensor, references: Tensor, mask: Tensor) -> dict[float, Tensor]:
+    """Count the pixels whose reference lies inside central intervals of the samples.
+
+    The interval from the j-th smallest to the j-th largest of K samples, ends included, holds a
+    further draw from the same distribution with probability (K + 1 - 2 j) / (K + 1): its level.
+    Samples of the true posterior therefore cover the truth as often as the level says.
+
+    Parameters
+    ----------
+    samples : Tensor
+        (N, K, H, W).
+    references, mask : Tensor
+        (N, 1, H, W); the mask, bool, has the pixels that count.
+
+    Returns
+    -------
+    dict of level to Tensor
+        For j = 1, 2, ... K // 2 the share of pixels, (N,).
+    """
+    count = samples.shape[1]
+    # The reference has at least j samples on either side, itself included.
+    at_most = (samples <= references).sum(dim=1, keepdim=True)
+    at_least = (samples >= references).sum(dim=1, keepdim=True)
+    depth = torch.minimum(at_most, at_least)
+    return {
+        (count + 1 - 2 * j) / (count + 1): region_mean(depth >= j, mask)
+        for j in range(1, count // 2 + 1)
+    }
+
+
+# --- activity in tissues ---------------------------------------------------------------------
+
+
+def tissue_means(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average images over grey and over white matter.
+
+    Parameters
+    ----------
+    images : ndarray
+        (N, y, x), activity units.
     labels : ndarray
-        (y, x), BrainWeb classes.
+        (N, y, x), BrainWeb classes.
 
     Returns
     -------
-    grey, white : float
-        Activity units; NaN where the slice has none of the tissue.
+    grey, white : ndarray
+        (N,), activity units; NaN where a slice has none of the tissue.
     """
-    grey, white = (image[labels == tissue] for tissue in (GREY_MATTER, WHITE_MATTER))
-    return (
-        float(grey.mean(dtype=np.float64)) if grey.size else float("nan"),
-        float(white.mean(dtype=np.float64)) if white.size else float("nan"),
-    )
+    return _tissue_mean(images, labels == GREY_MATTER), _tissue_mean(images, labels == WHITE_MATTER)
 
 
-def contrast_recovery(image: tuple[float, float], truth: tuple[float, float]) -> float:
-    """Compute (GM/WM - 1) of the image over (GM/WM - 1) of the noise-free truth.
+def _tissue_mean(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    pixels = inside.sum(axis=(1, 2))
+    sums = images.sum(axis=(1, 2), dtype=np.float64, where=inside)
+    return sums / np.where(pixels > 0, pixels, np.nan)
+
+
+def contrast_recovery(
+    image: tuple[np.ndarray, np.ndarray], truth: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Compute (GM/WM - 1) of images over (GM/WM - 1) of the noise-free truth.
 
     Parameters
     ----------
-    image, truth : tuple of float
-        Mean activity in grey and white matter.
+    image, truth : tuple of ndarray
+        Mean activity in grey and white matter, (N,) each, from `tissue_means`.
 
     Returns
     -------
-    float
-        1 is full recovery; NaN where the truth has less contrast than `MIN_TRUE_CONTRAST` or lacks
-        a tissue, or where the image's mean of white matter is zero.
+    ndarray
+        (N,): 1 is full recovery; NaN where the truth has less contrast than `MIN_TRUE_CONTRAST` or
+        lacks a tissue, or where the image's mean of white matter is zero.
     """
-    if image[1] == 0 or truth[1] == 0:
-        return float("nan")
-    true_contrast = truth[0] / truth[1] - 1
-    if not true_contrast >= MIN_TRUE_CONTRAST:  # NaN included
-        return float("nan")
-    return (image[0] / image[1] - 1) / true_contrast
+    contrast, true_contrast = (
+        grey / np.where(white == 0, np.nan, white) - 1 for grey, white in (image, truth)
+    )
+    return contrast / np.where(true_contrast >= MIN_TRUE_CONTRAST, true_contrast, np.nan)

@@ -12,16 +12,17 @@ from models.method import Method, Objective, make_unet
 
 
 class PnPNet(Method):
-    """Regression, image = U-Net(sinogram), trained with MSE + dwt_weight x DWT loss."""
+    """Regression, image = U-Net(inputs), trained with MSE + dwt_weight x DWT loss."""
 
     def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
         self.settings = settings
-        self.network = make_unet(network, in_channels=1, time_conditioned=False)
+        channels = len(settings["conditioning"])
+        self.network = make_unet(network, in_channels=channels, time_conditioned=False)
 
     def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
         """Yield ``loss`` = ``mse`` + dwt_weight x ``dwt``; see `models.losses`."""
         losses = regression_loss(
-            self.network(batch.sinogram),
+            self.network(batch.inputs),
             batch.image,
             self.settings["dwt_weight"],
             self.settings["wavelet"],
@@ -30,7 +31,7 @@ class PnPNet(Method):
         yield Objective("network", losses)
 
     def predict(
-        self, sinogram: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
     ) -> Tensor:
         """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
-        return self.network(sinogram)
+        return self.network(inputs)

@@ -1,6 +1,6 @@
-"""Rule ``reconstruct``: all slices of one shard by one trained method."""
+"""Rule ``reconstruct``: all slices of one shard by one trained model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from models import checkpoints
-from models.dataset import Batch, ShardSlices, batches, in_order
+from models.dataset import ShardSlices, batches, in_order
 from models.devices import make_fabric
 from pipeline import hdf5
+from pipeline.errors import InputError
 from pipeline.hdf5 import Dataset
 
 RECONSTRUCTION = hdf5.Kind(
@@ -49,6 +50,101 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         yield file
 
 
+class Reconstructor:
+    """A trained model on the device where it computes.
+
+    Parameters
+    ----------
+    weights : Path
+        Of any model.
+    features : Path or None
+        Weights of the model whose features this one was trained with.
+    settings : mapping
+        ``model`` (a `pipeline.experiment.Model` as a dict), and the configuration's ``network``,
+        ``training`` (device, precision) and ``sampling`` (which weights, slices at a time).
+    threads : int
+        CPU cores that may be used.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, damaged, or not of this configuration.
+    """
+
+    def __init__(
+        self, weights: Path, features: Path | None, settings: Mapping[str, Any], threads: int
+    ):
+        self.settings, self.seed = settings, settings["model"]["seed"]
+        self.fabric = make_fabric(settings["training"], 1, threads)
+        which = settings["sampling"]["weights"]
+        self.method, self.metadata = checkpoints.load(weights, settings["network"], which)
+        if self.metadata.model != settings["model"]["name"]:
+            problem = f"is of {self.metadata.model}, not {settings['model']['name']}"
+            raise InputError(weights, problem, "give the model's own weights")
+        self.sha256 = checkpoints.sha256(weights)
+        self.features_sha256 = checkpoints.attach_features(self.method, self.metadata, features)
+        self.parameters = self.method.parameter_count()
+        self.method.network = self.fabric.setup_module(self.method.network)
+        if self.method.frozen is not None:
+            self.fabric.to_device(self.method.frozen)
+
+    def slices(self, shard_paths: Sequence[Path]) -> ShardSlices:
+        """Open shards for `samples`."""
+        size = self.settings["network"]["size"]
+        conditioning = self.metadata.settings["conditioning"]
+        return ShardSlices(shard_paths, size, self.metadata.scales, conditioning)
+
+    @torch.no_grad()
+    def samples(
+        self, slices: ShardSlices, indices: Sequence[int], sampling: Mapping[str, Any]
+    ) -> np.ndarray:
+        """Reconstruct some slices.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            N positions in ``slices``.
+        sampling : mapping
+            As the configuration's; of no effect on methods that do not sample.
+
+        Returns
+        -------
+        ndarray
+            (N, K, y, x) float32, activity units; K = 1 for methods that do not sample.
+        """
+        found = []
+        for batch in batches(slices, in_order(indices, sampling["batch_size"]), 0, False):
+            inputs = self.fabric.to_device(batch.inputs)
+            with self.fabric.autocast():
+                images = self.method.predict(inputs, batch.keys, sampling, self.seed)
+            found.append(images.float().cpu().numpy())
+        return np.concatenate(found) * np.float32(self.metadata.scales.activity)
+
+    def facts(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
+        """Tell how an image came about; NaN, -1 or nothing where something does not apply."""
+        sampled, settings = self.method.samples, self.metadata.settings
+        return {
+            "model": self.metadata.model,
+            "method": self.metadata.method,
+            "conditioning": ", ".join(settings["conditioning"]),
+            "condition_dropout": settings.get("condition_dropout", float("nan")),
+            "weights_sha256": self.sha256,
+            "features_sha256": self.features_sha256 or "",
+            "epoch": self.metadata.epoch,
+            "parameters": self.parameters,
+            "activity_scale": self.metadata.scales.activity,
+            "weights": sampling["weights"],
+            "samples": sampling["samples"] if sampled else 1,
+            "sampler": sampling["sampler"] if sampled else "",
+            "steps": sampling["steps"] if sampled else 1,
+            "eta": sampling["eta"] if sampled else float("nan"),
+            "guidance": sampling["guidance"] if sampled else float("nan"),
+            "seed": self.seed if sampled else -1,
+            "training_seed": self.metadata.seed,
+            "device": str(self.fabric.device),
+        }
+
+
 def reconstruct(
     weights: Path,
     shard: Path,
@@ -61,38 +157,16 @@ def reconstruct(
 
     Parameters
     ----------
-    weights : Path
-        Final weights of any method.
     shard : Path
         One subject.
     output : Path
         A file of kind `RECONSTRUCTION`.
-    settings : mapping
-        The configuration: ``seed``, ``network``, ``training`` (device, precision), ``sampling``.
-    features : Path or None
-        Weights of the method whose features the method was trained with.
-    threads : int
-        CPU cores that may be used.
-
-    Raises
-    ------
-    InputError
-        If a file is missing, damaged, or not of this configuration.
+    weights, settings, features, threads
+        See `Reconstructor`.
     """
-    sampling = settings["sampling"]
-    fabric = make_fabric(settings["training"], 1, threads)
-    method, metadata = checkpoints.load(weights, settings["network"], sampling["weights"])
-    digest = checkpoints.attach_features(method, metadata, features)
-    method.network = fabric.setup_module(method.network)
-    if method.frozen is not None:
-        fabric.to_device(method.frozen)
-
-    slices = ShardSlices([shard], settings["network"]["size"], metadata.scales)
-    samples = [
-        _predict(fabric, method, batch, sampling, settings["seed"])
-        for batch in batches(slices, in_order(range(len(slices)), sampling["batch_size"]), 0, False)
-    ]
-    stack = np.concatenate(samples) * np.float32(metadata.scales.activity)  # (slice, sample, y, x)
+    model, sampling = Reconstructor(weights, features, settings, threads), settings["sampling"]
+    slices = model.slices([shard])
+    stack = model.samples(slices, range(len(slices)), sampling)
     arrays: dict[str, np.ndarray | h5py.Dataset] = {
         "image": stack.mean(axis=1),
         "rotation": np.array([key.rotation for key in slices.keys], dtype=np.uint8),
@@ -100,31 +174,8 @@ def reconstruct(
     }
     if stack.shape[1] > 1:
         arrays |= {"std": stack.std(axis=1, ddof=1), "samples": stack}
-    facts: dict[str, Any] = {
-        "subject": slices.keys[0].subject,
-        "method": metadata.method,
-        "weights_sha256": checkpoints.sha256(weights),
-        "features_sha256": digest or "",
-        "activity_scale": metadata.scales.activity,
-        "weights": sampling["weights"],
-        "samples": stack.shape[1],
-        "sampler": sampling["sampler"] if method.samples else "",
-        "steps": sampling["steps"] if method.samples else 1,
-        "seed": settings["seed"] if method.samples else -1,
-        "training_seed": metadata.seed,
-        "device": str(fabric.device),
-    }
-    used = {"network": dict(settings["network"]), "method": metadata.settings}
-    if method.samples:
+    used: dict[str, Any] = {"network": settings["network"], "settings": model.metadata.settings}
+    if model.method.samples:
         used["sampling"] = dict(sampling)
+    facts = {"subject": slices.keys[0].subject, **model.facts(sampling)}
     hdf5.write(output, RECONSTRUCTION, arrays, hdf5.provenance(used, **facts))
-
-
-@torch.no_grad()
-def _predict(
-    fabric: Any, method: Any, batch: Batch, sampling: Mapping[str, Any], seed: int
-) -> np.ndarray:
-    """Reconstruct one batch: (N, K, size, size) in [0, 1] units."""
-    with fabric.autocast():
-        images = method.predict(fabric.to_device(batch.sinogram), batch.keys, sampling, seed)
-    return images.float().cpu().numpy()

@@ -18,7 +18,8 @@ def identity(metadata: Metadata, training: Mapping[str, Any], train_shards: Sequ
     """Describe all that decides the weights after k steps, as JSON.
 
     At a constant learning rate epochs do not: a finished run can be trained on. Nor does how often
-    it reports. The code does: without it, a finished run would stand in for one by corrected code.
+    it reports or keeps weights. The code does: without it, a finished run would stand in for one by
+    corrected code.
     """
     data = []
     for path in train_shards:
@@ -31,7 +32,8 @@ def identity(metadata: Metadata, training: Mapping[str, Any], train_shards: Sequ
         "code": code_hash(),
     }
     constant = metadata.settings["schedule"] == "constant"
-    own = {k: v for k, v in metadata.settings.items() if not (constant and k == "epochs")}
+    irrelevant = {"keep_every_epochs", *(["epochs"] if constant else [])}
+    own = {k: v for k, v in metadata.settings.items() if k not in irrelevant}
     return json.dumps(found | {"settings": own}, sort_keys=True)
 
 

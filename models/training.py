@@ -9,20 +9,17 @@ every batch; gradients are those of the joint batch.
 import json
 import logging
 import math
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
-from models import checkpoints, metrics
+from models import checkpoints, metrics, record
 from models.checkpoints import Metadata
 from models.dataset import (
     Batch,
@@ -36,7 +33,7 @@ from models.dataset import (
 from models.devices import make_fabric, share_statistics
 from models.method import Objective
 from models.optimisation import averaged, gradient_norm, learning_rate, make_optimiser
-from models.resuming import code_hash, identity, stop_requests
+from models.resuming import identity, stop_requests
 from models.runlog import RunLog
 from models.seeds import generator, seed_of
 from models.unet import UNet, trainable_parameters
@@ -47,35 +44,37 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    method: str,
     settings: Mapping[str, Any],
     train_shards: Sequence[Path],
     validation_shards: Sequence[Path],
     output: Path,
+    kept: Path,
     run_dir: Path,
     log_csv: Path,
     features: Path | None,
     threads: int,
 ) -> None:
-    """Train a method, or go on with an interrupted run of the same configuration.
+    """Train a model, or go on with an interrupted run of the same configuration.
 
     Parameters
     ----------
-    method : str
-        Name in ``models.METHODS``.
     settings : mapping
-        The configuration: ``seed``, ``network``, ``training`` and ``methods`` are used.
+        ``model`` (a `pipeline.experiment.Model` as a dict), and the configuration's ``network`` and
+        ``training``.
     train_shards, validation_shards : sequence of path
         Shards; scales come from the training ones alone. Without validation shards the
         validation columns stay empty.
     output : Path
         Final weights (.safetensors); all that the run used is written beside it as .yaml.
+    kept : Path
+        Folder of the weights after every ``keep_every_epochs`` epochs, ``epoch0020.safetensors``
+        and so on; empty if that is 0.
     run_dir : Path
         Folder of the working checkpoint and log, kept between runs.
     log_csv : Path
         Where the finished log goes; columns as in `models.runlog.RunLog`.
     features : Path or None
-        Weights of the method that ``methods.<method>.features`` names.
+        Weights of the model that the setting ``features`` names.
     threads : int
         CPU cores that may be used.
 
@@ -88,17 +87,18 @@ def train(
         After SIGTERM or SIGINT, once the working checkpoint is written.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    run = Run(method, settings, train_shards, validation_shards, run_dir, features, threads)
+    run = Run(settings, train_shards, validation_shards, run_dir, features, threads)
     with stop_requests() as signals:
         run.train(signals)
     if not run.fabric.is_global_zero:
         return
-    metadata = replace(run.metadata, step=run.step, epoch=settings["methods"][method]["epochs"])
-    averaged = None if run.averaged is None else run.averaged.module
-    checkpoints.save(output, run.parts["network"].plain, averaged, metadata)
-    for source, target in (("run.yaml", output.with_suffix(".yaml")), ("log.csv", log_csv)):
+    copies = {run_dir / "run.yaml": output.with_suffix(".yaml"), run_dir / "log.csv": log_csv}
+    copies |= {path: kept / path.name for path in run.epoch_checkpoints()}
+    run.save_weights(output)
+    kept.mkdir(parents=True, exist_ok=True)
+    for source, target in copies.items():
         with hdf5.atomic(target) as temporary:
-            shutil.copyfile(run_dir / source, temporary)
+            shutil.copyfile(source, temporary)
 
 
 @dataclass
@@ -115,7 +115,6 @@ class Run:
 
     def __init__(
         self,
-        method: str,
         settings: Mapping[str, Any],
         train_shards: Sequence[Path],
         validation_shards: Sequence[Path],
@@ -123,31 +122,51 @@ class Run:
         features: Path | None,
         threads: int,
     ):
-        self.training, self.own = settings["training"], settings["methods"][method]
+        model, self.training = settings["model"], settings["training"]
+        self.own, self.seed = model["settings"], model["seed"]
         self.folder, self.working = run_dir, run_dir / "working.pt"
         self.fabric = make_fabric(self.training, self.training["devices"], threads)
-        size, scales = settings["network"]["size"], Scales.from_shards(train_shards)
-        self.slices = ShardSlices(train_shards, size, scales)
-        self.validation = ShardSlices(validation_shards, size, scales)
+        scales = Scales.from_shards(train_shards)
+        seen = settings["network"]["size"], scales, self.own["conditioning"]
+        self.slices = ShardSlices(train_shards, *seen)
+        self.validation = ShardSlices(validation_shards, *seen)
         self.steps_per_epoch = steps_per_epoch(len(self.slices), self.own["batch_size"])
         self.total = self.own["epochs"] * self.steps_per_epoch
         self.step = 0
-
-        self.seed = settings["seed"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, "weights"))
-            self.method = checkpoints.build(method, settings["network"], self.own)
+            self.method = checkpoints.build(model["method"], settings["network"], self.own)
         self.metadata = Metadata(
-            method, dict(settings["network"]), dict(self.own), self.seed, scales, 0, 0, None
+            model=model["name"],
+            method=model["method"],
+            network=dict(settings["network"]),
+            settings=dict(self.own),
+            seed=self.seed,
+            scales=scales,
+            step=0,
+            epoch=0,
+            features_sha256=None,
         )
         digest = checkpoints.attach_features(self.method, self.metadata, features)
         self.metadata = replace(self.metadata, features_sha256=digest)
         self._set_up_on_devices()
         if self.fabric.is_global_zero:
-            self._write_record(train_shards, validation_shards, features, threads)
+            facts = {
+                "total_steps": self.total,
+                "trainable_parameters": trainable_parameters(self.parts["network"].plain),
+                "train_shards": train_shards,
+                "validation_shards": validation_shards,
+                "features": features,
+                "device": self.fabric.device,
+                "devices": self.fabric.world_size,
+                "threads": threads,
+            }
+            record.write(run_dir / "run.yaml", self.metadata, self.training, facts)
         log_state = self._resume(train_shards)
         self.log: RunLog | None = None
         if self.fabric.is_global_zero:
+            if self.step == 0:  # checkpoints of another run, which gives way to this one
+                shutil.rmtree(run_dir / "epochs", ignore_errors=True)
             self.log = RunLog(run_dir / "log.csv", self.step, self.total, log_state)
 
     def train(self, signals: list[int]) -> None:
@@ -165,13 +184,12 @@ class Run:
         on_gpu = self.fabric.device.type == "cuda"
         for batch in batches(self.slices, self.order, self.training["workers"], on_gpu):
             self._do_step(self._to_device(batch))
+            self._keep()
             number = int(self._sum({"signal": float(max(signals, default=0))}, "max")["signal"])
             if self._due("checkpoint_every_steps") or number:
                 self._save()
             if number:
-                log.warning(
-                    "signal %d: stopped after step %d; run again to resume", number, self.step
-                )
+                log.warning("signal %d: stopped at step %d; run again to resume", number, self.step)
                 raise SystemExit(128 + number)
         if self.log:
             self.log.close()
@@ -190,19 +208,19 @@ class Run:
             self._check_finite("loss", found)
             norm = self._update(self.parts[objective.part], losses["loss"], weight, rate)
             self._check_finite("gradient", {objective.part: norm})
-            # The network's own losses keep their names; those of others are told apart by theirs.
-            if objective.part != "network":
+            prefix = ""
+            if objective.part != "network":  # whose losses have names of their own
+                prefix = f"{objective.part}_"
                 del found["loss"]
-            values |= found | {_norm_name(objective.part): norm}
+            values |= found | {f"{prefix}gradient_norm": norm}
         if self.averaged is not None:
             self.averaged.update_parameters(self.parts["network"].plain)
         self.step += 1
         validate = self._due("validate_every_steps")
-        due = validate or self._due("log_every_steps")
         quality = self._validate() if validate and len(self.validation) else {}
         if self.log:
             self.log.add(values, len(self.order.batch(self.step - 1)))
-            if due:
+            if validate or self._due("log_every_steps"):
                 self.log.row(self.step, self.step // self.steps_per_epoch, rate, quality)
 
     def _next(self, objectives: Iterator[Objective]) -> Objective | None:
@@ -257,7 +275,7 @@ class Run:
         order = in_order(mine, self.own["batch_size"])
         for batch in map(self._to_device, batches(self.validation, order, 0, False)):
             with self.fabric.autocast():
-                image = self.method.predict(batch.sinogram, batch.keys, sampling, self.seed)
+                image = self.method.predict(batch.inputs, batch.keys, sampling, self.seed)
             image = image.float().mean(dim=1, keepdim=True)
             sums["psnr_db"] += float(metrics.psnr_db(image, batch.image).sum())
             sums["ssim"] += float(metrics.ssim(image, batch.image).sum())
@@ -269,8 +287,8 @@ class Run:
     # --- set-up ----------------------------------------------------------------------------------
 
     def _to_device(self, batch: Batch) -> Batch:
-        sinogram, image = self.fabric.to_device((batch.sinogram, batch.image))
-        return Batch(sinogram, image, batch.keys)
+        inputs, image = self.fabric.to_device((batch.inputs, batch.image))
+        return Batch(inputs, image, batch.keys)
 
     def _set_up_on_devices(self) -> None:
         self.parts: dict[str, Part] = {}
@@ -289,36 +307,40 @@ class Run:
         if self.method.frozen is not None:
             self.fabric.to_device(self.method.frozen)
 
-    def _write_record(
-        self,
-        train_shards: Sequence[Path],
-        validation_shards: Sequence[Path],
-        features: Path | None,
-        threads: int,
-    ) -> None:
-        packages = ("torch", "lightning-fabric", "diffusers", "ptwt", "numpy", "h5py")
-        record = {
-            **asdict(self.metadata),
-            "training": dict(self.training),
-            "total_steps": self.total,
-            "trainable_parameters": trainable_parameters(self.parts["network"].plain),
-            "train_shards": [str(path) for path in train_shards],
-            "validation_shards": [str(path) for path in validation_shards],
-            "features": None if features is None else str(features),
-            "device": str(self.fabric.device),
-            "devices": self.fabric.world_size,
-            "threads": threads,
-            "code": code_hash(),
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in packages},
-            },
-        }
-        for changing in ("step", "epoch"):
-            del record[changing]
-        record = json.loads(json.dumps(record))  # plain lists and dicts
-        with hdf5.atomic(self.folder / "run.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(record, sort_keys=False))
+    # --- weights ---------------------------------------------------------------------------------
+
+    def save_weights(self, path: Path) -> None:
+        """Write the weights as they are now."""
+        metadata = replace(self.metadata, step=self.step, epoch=self.step // self.steps_per_epoch)
+        averaged = None if self.averaged is None else self.averaged.module
+        checkpoints.save(path, self.parts["network"].plain, averaged, metadata)
+
+    def epoch_checkpoints(self) -> list[Path]:
+        """Name the checkpoints of a finished run that are to be kept.
+
+        Raises
+        ------
+        InputError
+            If an earlier call with another ``keep_every_epochs`` finished the run without one.
+        """
+        every = self.own["keep_every_epochs"]
+        epochs = range(every, self.own["epochs"] + 1, every) if every else ()
+        paths = [self._epoch_checkpoint(epoch) for epoch in epochs]
+        for path in paths:
+            if not path.exists():
+                remedy = f"delete {self.folder} to train again, or restore keep_every_epochs"
+                raise InputError(path, "was not kept when this model was trained", remedy)
+        return paths
+
+    def _epoch_checkpoint(self, epoch: int) -> Path:
+        return self.folder / "epochs" / f"epoch{epoch:04}.safetensors"
+
+    def _keep(self) -> None:
+        steps = self.own["keep_every_epochs"] * self.steps_per_epoch
+        if self.log and steps and self.step % steps == 0:
+            path = self._epoch_checkpoint(self.step // self.steps_per_epoch)
+            path.parent.mkdir(exist_ok=True)
+            self.save_weights(path)
 
     # --- working checkpoint ----------------------------------------------------------------------
 
@@ -373,10 +395,6 @@ class Run:
         return InputError(
             self.folder,
             f"{problem}; {kept}",
-            f"lower methods.{self.metadata.method}.learning_rate (and delete {self.folder}), "
-            "or look at those slices",
+            f"lower the learning_rate of {self.metadata.model} (and delete {self.folder}), or look "
+            "at those slices",
         )
-
-
-def _norm_name(part: str) -> str:
-    return "gradient_norm" if part == "network" else f"{part}_gradient_norm"

@@ -165,11 +165,6 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
 
 
-def _downsample(in_channels: int, out_channels: int) -> nn.Module:
-    """2x2 space-to-depth and 1x1 convolution, which is a 2x2 convolution of stride 2."""
-    return nn.Conv2d(in_channels, out_channels, 2, stride=2)
-
-
 class Upsample(nn.Conv2d):
     """Nearest-neighbour doubling of the resolution, then this 3x3 convolution.
 
@@ -206,6 +201,11 @@ class UNet(nn.Module):
         Whether every residual block sees the diffusion step t.
     heads, head_dim, memory : int
         Attention heads, features a head D, and learned key/value pairs a head.
+    blocks : int
+        Residual blocks of each stage, each of which is one skip; the middle has two.
+    patch : int
+        Pixels a side that become one position of the first convolution, their values being its
+        channels (space-to-depth), and back at the end. With 1 the first stage sees every pixel.
 
     Attributes
     ----------
@@ -224,30 +224,30 @@ class UNet(nn.Module):
         heads: int = 4,
         head_dim: int = 32,
         memory: int = 4,
+        blocks: int = 2,
+        patch: int = 1,
     ):
         super().__init__()
         self.checkpointing = False
+        self.patch = patch
         time_channels = 4 * width if time_conditioned else None
         attention = heads, head_dim, memory
         widths = [width, *(width * m for m in multipliers)]  # 64, 64, 128, 256, 512
-        stages = [
-            (low, high, last)
-            for low, high, last in zip(
-                widths[:-1], widths[1:], [False] * (len(multipliers) - 1) + [True], strict=True
-            )
-        ]
+        last = [*[False] * (len(multipliers) - 1), True]
+        stages = list(zip(widths[:-1], widths[1:], last, strict=True))
         self.time = TimeEmbedding(width, time_channels) if time_channels else None
-        self.stem = nn.Conv2d(in_channels, width, 7, padding=3)
+        self.stem = nn.Conv2d(in_channels * patch**2, width, 7, padding=3)
         self.down = nn.ModuleList(
-            DownStage(low, high, time_channels, attention, last) for low, high, last in stages
+            DownStage(low, high, time_channels, attention, blocks, lowest)
+            for low, high, lowest in stages
         )
         self.middle = Middle(widths[-1], time_channels, attention)
         self.up = nn.ModuleList(
-            UpStage(high, low, time_channels, attention, lowest=last, highest=index == 0)
-            for index, (low, high, last) in reversed(list(enumerate(stages)))
+            UpStage(high, low, time_channels, attention, blocks, lowest=lowest, highest=index == 0)
+            for index, (low, high, lowest) in reversed(list(enumerate(stages)))
         )
         self.head_block = ResBlock(2 * width, width, time_channels)
-        self.head = nn.Conv2d(width, out_channels, 1)
+        self.head = nn.Conv2d(width, out_channels * patch**2, 1)
 
     def forward(
         self, x: Tensor, t: Tensor | None = None, features: Features | None = None
@@ -257,7 +257,7 @@ class UNet(nn.Module):
         Parameters
         ----------
         x : Tensor
-            (N, in_channels, H, W); H and W are multiples of 2^(stages - 1).
+            (N, in_channels, H, W); H and W are multiples of patch 2^(stages - 1).
         t : Tensor, optional
             (N,) diffusion steps; given exactly if the network is time-conditioned.
         features : Features, optional
@@ -278,7 +278,7 @@ class UNet(nn.Module):
         for stage in self.up:
             x = self._run(stage, x, skips.pop(), time)
         x = self._run(self.head_block, torch.cat([x, stem], dim=1), time)  # (N, width, H, W)
-        return self.head(x)
+        return F.pixel_shuffle(self.head(x), self.patch)
 
     def features(self, x: Tensor) -> Features:
         """Compute `Features` of x, (N, in_channels, H, W), without running the decoder."""
@@ -287,21 +287,22 @@ class UNet(nn.Module):
 
     def _encode(
         self, x: Tensor, t: Tensor | None, features: Features | None
-    ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]], Features, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, ...]], Features, Tensor]:
         if (self.time is None) != (t is None):
             raise ValueError("t must be given exactly if the network is time-conditioned")
-        factor = 2 ** (len(self.down) - 1)
+        factor = self.patch * 2 ** (len(self.down) - 1)
         if x.shape[-1] % factor or x.shape[-2] % factor:
             raise ValueError(f"{tuple(x.shape[-2:])} pixels are not multiples of {factor}")
         time = None if self.time is None else self.time(t)  # (N, 4 width)
+        x = F.pixel_unshuffle(x, self.patch)  # from here on H and W count patches
         stem = x = self.stem(x)  # (N, width, H, W)
         skips = []
         for index, stage in enumerate(self.down):
             feature = None if features is None else features.down[index]
-            skip, x = self._run(stage, x, time, feature)
-            skips.append(skip)
+            of_stage, x = self._run(stage, x, time, feature)
+            skips.append(of_stage)
         middle = self._run(self.middle, x, time, None if features is None else features.middle)
-        return stem, time, skips, Features(tuple(s[1] for s in skips), middle), middle[1]
+        return stem, time, skips, Features(tuple(s[-1] for s in skips), middle), middle[1]
 
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
         if self.checkpointing and torch.is_grad_enabled():
@@ -310,7 +311,7 @@ class UNet(nn.Module):
 
 
 class DownStage(nn.Module):
-    """Res block (skip 1), res block + attention (skip 2), half the resolution at the next width."""
+    """Res blocks (each a skip), the last with attention; half the resolution at the next width."""
 
     def __init__(
         self,
@@ -318,26 +319,28 @@ class DownStage(nn.Module):
         next_width: int,
         time_channels: int | None,
         attention: tuple[int, int, int],
+        blocks: int,
         lowest: bool,
     ):
         super().__init__()
-        self.block1 = ResBlock(width, width, time_channels)
-        self.block2 = ResBlock(width, width, time_channels)
+        self.blocks = nn.ModuleList(ResBlock(width, width, time_channels) for _ in range(blocks))
         self.attention = (FullAttention if lowest else LinearAttention)(width, *attention)
-        self.resample = (
-            nn.Conv2d(width, next_width, 3, padding=1) if lowest else _downsample(width, next_width)
-        )
+        # 2x2 space-to-depth and a 1x1 convolution are one 2x2 convolution of stride 2.
+        kernel, stride, padding = (3, 1, 1) if lowest else (2, 2, 0)
+        self.resample = nn.Conv2d(width, next_width, kernel, stride, padding)
 
     def forward(
         self, x: Tensor, time: Tensor | None, feature: Tensor | None
-    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Map x, (N, width, H, W), to both skips and (N, next_width, H/2, W/2)."""
-        skip1 = self.block1(x, time)  # (N, width, H, W)
-        x = self.block2(skip1, time)
-        skip2 = self.attention(x)  # (N, width, H, W), the paper's b_d
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Map x, (N, width, H, W), to the skips and (N, next_width, H/2, W/2)."""
+        skips = []
+        for block in self.blocks:
+            x = block(x, time)  # (N, width, H, W)
+            skips.append(x)
+        x = self.attention(x)  # (N, width, H, W), the paper's b_d
         if feature is not None:
-            skip2 = skip2 + feature
-        return (skip1, skip2), self.resample(skip2)
+            x = x + feature
+        return (*skips[:-1], x), self.resample(x)
 
 
 class Middle(nn.Module):
@@ -371,23 +374,24 @@ class UpStage(nn.Module):
         lower_width: int,
         time_channels: int | None,
         attention: tuple[int, int, int],
+        blocks: int,
         *,
         lowest: bool,
         highest: bool,
     ):
         super().__init__()
-        self.block1 = ResBlock(width + lower_width, width, time_channels)
-        self.block2 = ResBlock(width + lower_width, width, time_channels)
+        self.blocks = nn.ModuleList(
+            ResBlock(width + lower_width, width, time_channels) for _ in range(blocks)
+        )
         self.attention = (FullAttention if lowest else LinearAttention)(width, *attention)
         self.resample = (
             nn.Conv2d(width, lower_width, 3, padding=1) if highest else Upsample(width, lower_width)
         )
 
-    def forward(self, x: Tensor, skips: tuple[Tensor, Tensor], time: Tensor | None) -> Tensor:
-        """Map x, (N, width, H, W), to (N, lower_width, 2 H, 2 W)."""
-        skip1, skip2 = skips  # (N, lower width, H, W) each
-        x = self.block1(torch.cat([x, skip2], dim=1), time)  # (N, width, H, W)
-        x = self.block2(torch.cat([x, skip1], dim=1), time)
+    def forward(self, x: Tensor, skips: tuple[Tensor, ...], time: Tensor | None) -> Tensor:
+        """Map x, (N, width, H, W), to (N, lower_width, 2 H, 2 W); the last skip comes first."""
+        for block, skip in zip(self.blocks, reversed(skips), strict=True):
+            x = block(torch.cat([x, skip], dim=1), time)  # (N, width, H, W)
         return self.resample(self.attention(x))
 
 

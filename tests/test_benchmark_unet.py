@@ -18,7 +18,7 @@ def test_without_the_reference_there_are_no_ratios():
     ("theirs", "ours"),
     {
         "time_mlp.3.bias": "time.mlp.2.bias",
-        "downs.2.0.block1.norm.g": "down.2.block1.unit1.norm.gain",
+        "downs.2.0.block1.norm.g": "down.2.blocks.0.unit1.norm.gain",
         "downs.3.3.weight": "down.3.resample.weight",
         "ups.0.3.1.bias": "up.0.resample.bias",
         "ups.1.2.to_out.0.bias": "up.1.attention.out.bias",

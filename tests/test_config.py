@@ -1,43 +1,17 @@
 import copy
 import importlib.util
-from pathlib import Path
 
 import pytest
 import yaml
+from test_config_support import DELETE, ROOT, SCHEMA, changed, refusal
 
 from pipeline.config import check
-from pipeline.errors import InputError
-
-ROOT = Path(__file__).parents[1]
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
-DELETE = object()
 
 
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     """The configuration names its table of subjects relative to the project."""
     monkeypatch.chdir(ROOT)
-
-
-def changed(**values):
-    """Return the paper's configuration with some keys, as in ``slices__size``, changed."""
-    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-    for path, value in values.items():
-        *sections, key = path.split("__")
-        section = config
-        for name in sections:
-            section = section[name]
-        if value is DELETE:
-            del section[key]
-        else:
-            section[key] = value
-    return config
-
-
-def refusal(**values):
-    with pytest.raises(InputError) as caught:
-        check(changed(**values), SCHEMA)
-    return caught.value
 
 
 def merged(base, overlay):
@@ -59,27 +33,37 @@ def objects_and_leaves():
         if "$ref" in schema:
             schema = whole["$defs"][schema["$ref"].removeprefix("#/$defs/")]
         yield path, schema
-        for name, part in schema.get("properties", {}).items():
+        parts = dict(schema.get("properties", {}))
+        if schema.get("additionalProperties"):
+            parts["*"] = schema["additionalProperties"]
+        if schema.get("items", {}).get("type") == "object":
+            parts["*"] = schema["items"]
+        for name, part in parts.items():
             yield from walk(part, f"{path}.{name}")
 
     return list(walk(whole, "configuration"))
 
 
 SCHEMAS = objects_and_leaves()
+OPEN = {"configuration.variants", "configuration.variants.*"}
+"""Sections of any names; settings of variants are checked by their method's section."""
 
 
 @pytest.mark.parametrize(("path", "schema"), SCHEMAS, ids=[path for path, _ in SCHEMAS])
 def test_schema_describes_and_limits_every_key(path, schema):
     assert schema["description"].strip().endswith(".")
     match schema.get("type"):
+        case "object" if path in OPEN:
+            assert schema.get("additionalProperties") is not False
         case "object":
             assert schema["additionalProperties"] is False
-            assert set(schema["required"]) <= set(schema["properties"])
+            assert set(schema.get("required", ())) <= set(schema["properties"])
         case "integer" | "number":
             assert schema.keys() & {"minimum", "exclusiveMinimum"}
+        case "array" if schema["items"]["type"] in {"integer", "number"}:
+            assert {"minItems", "maxItems"} <= schema.keys()
         case "array":
-            assert {"items", "minItems", "maxItems"} <= schema.keys()
-            assert schema["items"]["type"] in {"integer", "number", "string"}
+            assert schema["items"]["type"] == "object" or schema["uniqueItems"]
         case "string" | "boolean":
             pass
         case other:
@@ -121,6 +105,14 @@ def test_limits_are_inclusive(values):
 MISSPELT = {
     "sede": ("sede", "seed"),
     "subjets": ("subjets", "subjects"),
+    "network__patches": ("network.patches", "patch"),
+    "training__thread": ("training.thread", "threads"),
+    "methods__LegoPET__keep_every_epoch": (
+        "methods.LegoPET.keep_every_epoch",
+        "keep_every_epochs",
+    ),
+    "methods__PnPNet__noise_schedule": ("methods.PnPNet.noise_schedule", "schedule"),
+    "evaluation__sweeps__epoch": ("evaluation.sweeps.epoch", "epochs"),
     "slices__rotation": ("slices.rotation", "rotations"),
     "osem__iteration": ("osem.iteration", "iterations"),
     "scanner__radius": ("scanner.radius", "radius_mm"),
@@ -135,6 +127,12 @@ def test_misspelt_keys_name_the_nearest(path, names):
     assert error.where == found
     assert error.problem == "is not a known key (value 4.25)"
     assert f"did you mean '{nearest}'?" in error.remedy
+
+
+def test_misspelt_keys_of_lists_name_their_place():
+    error = refusal(evaluation__sweeps__guidance__sampling=[{"steps": 50}, {"sampels": 2}])
+    assert error.where == "evaluation.sweeps.guidance.sampling.1.sampels"
+    assert "did you mean 'samples'?" in error.remedy
 
 
 def test_misspelling_wins_over_the_missing_key():
@@ -191,6 +189,20 @@ BAD_VALUES = [
     ("osem__subsets", 0, "at least 1"),
     ("fbp__window", "hamming", "one of ramp, hann"),
     ("fbp__cutoff", 1.1, "more than 0, at most 1"),
+    ("network__patch", 0, "a whole number, at least 1, at most 16"),
+    ("network__blocks", 9, "at least 1, at most 8"),
+    ("training__threads", -1, "at least 0"),
+    ("methods__cGAN__conditioning", ["fbp"], "one of ['sinogram'], ['sinogram', 'fbp']"),
+    ("methods__cGAN__conditioning", "sinogram", "one of ['sinogram'], ['sinogram', 'fbp']"),
+    ("methods__LegoPET__keep_every_epochs", -1, "at least 0"),
+    ("methods__LegoPET__noise_schedule", "quadratic", "one of linear, cosine"),
+    ("methods__LegoPET__features", None, "a text"),
+    ("variants", [], "a section with keys"),
+    ("evaluation__models", [], "a list, of at least 1 entries, without repetitions"),
+    ("evaluation__models", ["cDPM", "cDPM"], "without repetitions"),
+    ("evaluation__uncertainty", None, "a text"),
+    ("evaluation__sweeps__epochs__slices", 0, "at least 1"),
+    ("evaluation__sweeps__epochs__sampling", [], "a list, of at least 1 entries"),
 ]
 
 
@@ -256,6 +268,14 @@ CONTRADICTIONS = {
     "steps": (
         {"sampling__steps": 300},
         ("sampling.steps", "300 does not divide the 1000 timesteps of cDPM", "a divisor"),
+    ),
+    "patches": (
+        {"network__patch": 3},
+        (
+            "network.multipliers",
+            "4 stages halve 256 pixels in patches of 3 3 times",
+            "a size that 24 divides",
+        ),
     ),
     "validation": (
         {"training__validation_sampling__steps": 300},

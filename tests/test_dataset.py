@@ -25,6 +25,7 @@ from models.dataset import (
 from pipeline.errors import InputError
 
 SCALES = Scales(sinogram=100.0, activity=200.0)
+SINOGRAM, BOTH = ["sinogram"], ["sinogram", "fbp"]
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 5))
@@ -61,19 +62,32 @@ def test_scales_are_the_maxima_of_the_given_shards_alone(tmp_path):
 
 def test_normalisation_is_reversible(tmp_path):
     path = make_shard(tmp_path / "s.h5")
-    item = ShardSlices([path], SIZE, SCALES)[2]
+    item = ShardSlices([path], SIZE, SCALES, SINOGRAM)[2]
     with h5py.File(path) as file:
         assert np.allclose(item["image"][0] * 200, file["osem"][2], rtol=1e-6)
-        sinogram = crop(item["sinogram"][0].numpy(), (12, 15)) * 100
+        sinogram = crop(item["inputs"][0].numpy(), (12, 15)) * 100
         assert np.allclose(sinogram, file["sinogram"][2], rtol=1e-6)
-    assert item["sinogram"].dtype == item["image"].dtype == torch.float32
+    assert item["inputs"].dtype == item["image"].dtype == torch.float32
     assert item["key"] == SliceKey("subject04", 0, 12)
     assert torch.allclose(from_signed(to_signed(item["image"])), item["image"], atol=1e-6)
 
 
+def test_filtered_back_projection_is_the_second_channel_on_the_scale_of_the_image(tmp_path):
+    path = make_shard(tmp_path / "s.h5")
+    alone = ShardSlices([path], SIZE, SCALES, SINOGRAM)[2]
+    both = ShardSlices([path], SIZE, SCALES, BOTH)[2]
+    assert (alone["inputs"].shape, both["inputs"].shape) == ((1, SIZE, SIZE), (2, SIZE, SIZE))
+    assert torch.equal(both["inputs"][:1], alone["inputs"])
+    assert torch.equal(both["image"], alone["image"])
+    assert both["inputs"].dtype == torch.float32
+    with h5py.File(path) as file:
+        assert np.allclose(both["inputs"][1] * 200, file["fbp"][2], rtol=1e-6)
+        assert (file["fbp"][2] < 0).any()  # and nothing is cut off
+
+
 def test_slices_of_several_shards_follow_one_another(tmp_path):
     paths = [make_shard(tmp_path / f"{n}.h5", subject=f"subject0{n}", seed=n) for n in (4, 5)]
-    dataset = ShardSlices(paths, SIZE, SCALES)
+    dataset = ShardSlices(paths, SIZE, SCALES, SINOGRAM)
     assert len(dataset) == 10
     assert [key.subject for key in dataset.keys] == ["subject04"] * 5 + ["subject05"] * 5
     assert [item["key"] for item in map(dataset.__getitem__, range(10))] == dataset.keys
@@ -83,7 +97,7 @@ def test_slices_of_several_shards_follow_one_another(tmp_path):
 def test_a_shard_that_does_not_fit_the_network_is_refused(tmp_path, options):
     path = make_shard(tmp_path / "s.h5", **options)
     with pytest.raises(InputError, match=r"s\.h5.*do not fit a network of 16 x 16"):
-        ShardSlices([path], SIZE, SCALES)
+        ShardSlices([path], SIZE, SCALES, SINOGRAM)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -91,7 +105,7 @@ def test_a_slice_that_is_not_finite_is_named(tmp_path, workers):
     path = make_shard(tmp_path / "s.h5")
     with h5py.File(path, "r+") as file:
         file["osem"][3, 4, 5] = np.nan
-    dataset = ShardSlices([path], SIZE, SCALES)
+    dataset = ShardSlices([path], SIZE, SCALES, SINOGRAM)
     assert torch.isfinite(dataset[2]["image"]).all()
     with pytest.raises(InputError, match=r"s\.h5: subject04, rotation 0, slice 13: .*osem"):
         list(batches(dataset, in_order(range(5), 2), workers, False))
@@ -99,18 +113,27 @@ def test_a_slice_that_is_not_finite_is_named(tmp_path, workers):
         Scales.from_shards([path])
 
 
+def test_a_filtered_back_projection_is_read_only_where_it_is_asked_for(tmp_path):
+    path = make_shard(tmp_path / "s.h5")
+    with h5py.File(path, "r+") as file:
+        file["fbp"][3, 4, 5] = np.nan
+    assert torch.isfinite(ShardSlices([path], SIZE, SCALES, SINOGRAM)[3]["inputs"]).all()
+    with pytest.raises(InputError, match=r"s\.h5: subject04, rotation 0, slice 13: .*fbp"):
+        ShardSlices([path], SIZE, SCALES, BOTH)[3]
+
+
 def test_workers_read_the_same_as_one_process(tmp_path):
-    dataset = ShardSlices([make_shard(tmp_path / "s.h5")], SIZE, SCALES)
+    dataset = ShardSlices([make_shard(tmp_path / "s.h5")], SIZE, SCALES, SINOGRAM)
     order = in_order([4, 1, 3, 0], 2)
     here, there = (list(batches(dataset, order, workers, False)) for workers in (0, 2))
     for a, b in zip(here, there, strict=True):
         assert a.keys == b.keys
-        assert torch.equal(a.sinogram, b.sinogram)
+        assert torch.equal(a.inputs, b.inputs)
         assert torch.equal(a.image, b.image)
 
 
 def test_handles_are_not_shared_with_other_processes(tmp_path, monkeypatch):
-    dataset = ShardSlices([make_shard(tmp_path / "s.h5")], SIZE, SCALES)
+    dataset = ShardSlices([make_shard(tmp_path / "s.h5")], SIZE, SCALES, SINOGRAM)
     dataset[0]
     mine = dataset._file(0)
     assert dataset._file(0) is mine

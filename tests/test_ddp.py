@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models_support import make_shard, settings
+from test_models_support import job, make_shard, settings
 
 from models import checkpoints
 from models.dataset import BatchOrder
@@ -24,20 +24,24 @@ run(Path({folder!r}), {devices})
 """
 
 
+OWN = {"batch_size": 3, "epochs": 1, "keep_every_epochs": 1}
+
+
 def config(devices):
     """Batches of 3 and 2 of 5 slices: shares of 2 and 1, then 1 and 1, and uneven validation."""
     changes = {"training__devices": devices, "training__validation_slices": 3}
     changes |= {"training__log_every_steps": 1, "training__validate_every_steps": 2}
-    return settings(**changes, methods__cDPM__batch_size=3, methods__cDPM__epochs=1)
+    changes |= {f"methods__cDPM__{k}": v for k, v in OWN.items()}
+    return settings(**changes)
 
 
 def run(folder: Path, devices: int) -> None:
     train(
-        "cDPM",
-        config(devices),
+        job(config(devices), "cDPM"),
         [folder.parent / "train.h5"],
         [folder.parent / "validation.h5"],
         output=folder / "cDPM.safetensors",
+        kept=folder / "kept",
         run_dir=folder / "run",
         log_csv=folder / "log.csv",
         features=None,
@@ -60,6 +64,8 @@ def test_two_processes_give_the_gradient_of_the_joint_batch(tmp_path):
         )
         assert result.returncode == 0, result.stderr[-3000:]
         states.append(checkpoints.load_working(folder / "run" / "working.pt"))
+        (last,) = (folder / "kept").iterdir()
+        assert last.read_bytes() == (folder / "cDPM.safetensors").read_bytes()
         logs.append(list(csv.DictReader((folder / "log.csv").open())))
     # Adam's first moment is a mean of the gradients of all steps.
     optimisers = (state["parts"]["network"]["optimiser"]["state"] for state in states)

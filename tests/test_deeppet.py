@@ -7,7 +7,7 @@ from models.dataset import Batch, SliceKey
 from models.deeppet import DeepPET, DeepPETNetwork
 from models.unet import trainable_parameters as count
 
-PAPER = {"width": 32, "convolutions": [2, 2, 3, 3, 3]}
+PAPER = {"conditioning": ["sinogram"], "width": 32, "convolutions": [2, 2, 3, 3, 3]}
 
 
 def small(convolutions=(1, 2, 1)):
@@ -17,13 +17,13 @@ def small(convolutions=(1, 2, 1)):
 
 def method():
     torch.manual_seed(0)
-    return DeepPET({"size": 16}, {"width": 4, "convolutions": [1, 2, 1]})
+    return DeepPET({"size": 16}, {**PAPER, "width": 4, "convolutions": [1, 2, 1]})
 
 
 def batch(slices=3):
     draw = torch.Generator().manual_seed(1)
-    sinogram, image = torch.rand(2, slices, 1, 16, 16, generator=draw)
-    return Batch(sinogram, image, [SliceKey("subject04", 0, n) for n in range(slices)])
+    inputs, image = torch.rand(2, slices, 1, 16, 16, generator=draw)
+    return Batch(inputs, image, [SliceKey("subject04", 0, n) for n in range(slices)])
 
 
 def convolutions(network):
@@ -35,6 +35,16 @@ def test_parameter_count_of_the_paper():
         paper = DeepPET({"size": 256}, PAPER)
     assert paper.parameter_count() == 11_019_553
     assert count(DeepPETNetwork()) == 11_019_553
+
+
+def test_further_channels_are_seen_by_the_first_convolution_alone():
+    with torch.device("meta"):
+        one, two = (
+            DeepPET({"size": 256}, {**PAPER, "conditioning": conditioning})
+            for conditioning in (["sinogram"], ["sinogram", "fbp"])
+        )
+        assert two.network(torch.zeros(2, 2, 256, 256)).shape == (2, 1, 256, 256)
+    assert two.parameter_count() - one.parameter_count() == 7 * 7 * 32
 
 
 def test_layers_of_the_paper():
@@ -88,7 +98,7 @@ def test_training_step_is_the_mean_squared_error():
     assert objective.part == "network"
     assert list(deeppet.parts) == ["network"]
     assert set(objective.losses) == {"loss"}
-    expected = (deeppet.network(data.sinogram) - data.image).square().mean()
+    expected = (deeppet.network(data.inputs) - data.image).square().mean()
     assert torch.allclose(objective.losses["loss"], expected)
 
 
@@ -128,11 +138,11 @@ def test_training_lowers_the_loss():
 
 def test_prediction_does_not_depend_on_the_batch():
     deeppet, data = method(), batch()
-    deeppet.network(data.sinogram)  # running statistics other than those at the start
+    deeppet.network(data.inputs)  # running statistics other than those at the start
     deeppet.network.eval()
-    together = deeppet.predict(data.sinogram, data.keys, {}, 0)
+    together = deeppet.predict(data.inputs, data.keys, {}, 0)
     assert together.shape == data.image.shape
-    assert torch.equal(together, deeppet.network(data.sinogram))
+    assert torch.equal(together, deeppet.network(data.inputs))
     for n, key in enumerate(data.keys):
-        alone = deeppet.predict(data.sinogram[n : n + 1], [key], {}, 1)
+        alone = deeppet.predict(data.inputs[n : n + 1], [key], {}, 1)
         assert torch.allclose(together[n : n + 1], alone, atol=1e-6)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from test_models_support import SIZE, settings
@@ -14,12 +16,20 @@ OWN = settings()["methods"]["LegoPET"]
 KEYS = [SliceKey("subject04", 0, n) for n in range(4)]
 
 
-def alpha_bar(t):
-    return torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].float()
+def alpha_bar(t, noise_schedule="linear"):
+    """Product of 1 - beta up to step t, from the schedule's closed form."""
+    if noise_schedule == "linear":
+        betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    else:  # Nichol and Dhariwal 2021, equation 17, no beta above 0.999
+        time = torch.arange(1001, dtype=torch.float64) / 1000
+        f = ((time + 0.008) / 1.008 * math.pi / 2).cos().square()
+        betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)
+    return torch.cumprod(1 - betas, 0)[t].float()
 
 
-def images(n=4, seed=0):
-    return torch.rand(n, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+def images(n=4, seed=0, channels=1):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.rand(n, channels, SIZE, SIZE, generator=draw)
 
 
 def loss_of(method, batch, *key):
@@ -28,8 +38,10 @@ def loss_of(method, batch, *key):
     return objective.losses["loss"]
 
 
-def legopet(**changes):
+def legopet(conditioning=("sinogram",), **changes):
     config = settings(**{f"methods__LegoPET__{k}": v for k, v in changes.items()})
+    for name in ("PnPNet", "LegoPET"):
+        config["methods"][name]["conditioning"] = list(conditioning)
     torch.manual_seed(0)
     method = LegoPET(config["network"], config["methods"]["LegoPET"])
     method.use_features(PnPNet(config["network"], config["methods"]["PnPNet"]))
@@ -40,12 +52,29 @@ def sampling(**changes):
     return {**settings()["sampling"], **changes}
 
 
-def test_forward_process_has_its_closed_form():
-    method = CDPM(settings()["network"], OWN)
+SCHEDULES = pytest.mark.parametrize("noise_schedule", ["linear", "cosine"])
+
+
+@SCHEDULES
+def test_forward_process_has_its_closed_form(noise_schedule):
+    method = CDPM(settings()["network"], {**OWN, "noise_schedule": noise_schedule})
     x, noise, t = images(), images(seed=1), torch.tensor([0, 10, 500, 999])
-    a = alpha_bar(t)[:, None, None, None]
+    a = alpha_bar(t, noise_schedule)[:, None, None, None]
     expected = a.sqrt() * x + (1 - a).sqrt() * noise
     assert torch.allclose(method.schedule.add_noise(x, noise, t), expected, atol=1e-5)
+
+
+def test_cosine_schedule_is_that_of_nichol_and_dhariwal():
+    """alpha_bar(t) = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) pi / 2), s = 0.008."""
+    scheduler, _ = make_sampler({**OWN, "noise_schedule": "cosine"}, sampling())
+    found = scheduler.alphas_cumprod.double()
+    assert len(found) == 1000
+    time = torch.arange(1, 1000, dtype=torch.float64) / 1000
+    f = ((time + 0.008) / 1.008 * math.pi / 2).cos().square()
+    f_0 = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    # The last step would leave nothing: its beta is 0.999 instead of 1.
+    torch.testing.assert_close(found[:-1], f / f_0, rtol=1e-3, atol=0)
+    torch.testing.assert_close(found[-1], found[-2] * 1e-3, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -73,8 +102,9 @@ def test_training_draws_come_from_the_generator_alone():
     assert first == again != other
 
 
-def test_condition_dropout_hides_everything_about_some_slices():
-    method, seen = legopet(condition_dropout=0.5), []
+@pytest.mark.parametrize("conditioning", [["sinogram"], ["sinogram", "fbp"]], ids=len)
+def test_condition_dropout_hides_everything_about_some_slices(conditioning):
+    method, seen = legopet(conditioning, condition_dropout=0.5), []
     plain = method.network.forward
 
     def spy(x, t, features):
@@ -83,9 +113,11 @@ def test_condition_dropout_hides_everything_about_some_slices():
 
     method.network.forward = spy
     keys = [SliceKey("subject04", 0, n) for n in range(40)]
-    loss_of(method, Batch(images(40) + 0.1, images(40, seed=1), keys), 3)
-    ((sinogram, features),) = seen
-    dropped = sinogram.flatten(1).eq(0).all(dim=1)
+    inputs = images(40, channels=len(conditioning)) + 0.1
+    loss_of(method, Batch(inputs, images(40, seed=1), keys), 3)
+    ((inputs, features),) = seen
+    assert inputs.shape[1] == len(conditioning)
+    dropped = inputs.flatten(1).eq(0).all(dim=1)
     assert 5 < dropped.sum() < 35
     for feature in features.down + features.middle:
         assert torch.equal(feature.flatten(1).eq(0).all(dim=1), dropped)
@@ -95,14 +127,14 @@ def test_condition_without_dropout_is_untouched():
     method = legopet(condition_dropout=0.0)
     condition = method.condition(images())
     kept = condition.times(torch.ones(4))
-    assert torch.equal(kept.sinogram, condition.sinogram)
+    assert torch.equal(kept.inputs, condition.inputs)
     assert all(map(torch.equal, kept.features.down, condition.features.down))
 
 
 def test_absent_condition_has_the_same_shapes():
     condition = legopet().condition(images(2))
     both = condition.followed_by_zeros()
-    assert torch.equal(both.sinogram[:2], condition.sinogram)
+    assert torch.equal(both.inputs[:2], condition.inputs)
     for one, two in zip(condition.features.middle, both.features.middle, strict=True):
         assert two.shape == (4, *one.shape[1:])
         assert torch.equal(two[:2], one)
@@ -121,6 +153,7 @@ def test_guidance_extrapolates_from_the_absent_condition():
     assert not torch.allclose(conditional, unconditional)
 
 
+@SCHEDULES
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize(
     "sampler",
@@ -131,16 +164,16 @@ def test_guidance_extrapolates_from_the_absent_condition():
         {"sampler": "dpm-solver++", "steps": 20},
     ],
 )
-def test_samplers_recover_the_image_of_an_oracle(sampler, prediction):
+def test_samplers_recover_the_image_of_an_oracle(sampler, prediction, noise_schedule):
     x0 = to_signed(images())
 
     def oracle(x, t):
-        a = alpha_bar(t)[:, None, None, None]
+        a = alpha_bar(t, noise_schedule)[:, None, None, None]
         eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
         v = a.sqrt() * eps - (1 - a).sqrt() * x0
         return {"epsilon": eps, "sample": x0, "v_prediction": v}[prediction]
 
-    options = {**OWN, "prediction": prediction}
+    options = {**OWN, "prediction": prediction, "noise_schedule": noise_schedule}
     found = sample(oracle, x0, KEYS, options, sampling(**sampler), seed=1)
     assert torch.allclose(found, x0, atol=2e-3)
 
@@ -152,6 +185,17 @@ def test_samples_stay_in_the_range_of_the_data(sampler, prediction):
     few = sampling(sampler=sampler, steps=5, eta=0.0)
     found = sample(lambda x, t: 50 * x, images(), KEYS, options, few, seed=1)
     assert found.abs().max() <= 1 + 1e-4
+
+
+def test_samples_have_one_channel_however_many_the_condition_has():
+    method = legopet(["sinogram", "fbp"])
+    inputs = images(channels=2)
+    other = inputs.clone()
+    other[:, 1] *= 2
+    with torch.no_grad():
+        found, changed = (method.predict(x, KEYS, sampling(samples=2), 1) for x in (inputs, other))
+    assert found.shape == (4, 2, SIZE, SIZE)
+    assert not torch.allclose(found, changed, atol=1e-3)
 
 
 def test_samples_of_a_slice_differ_and_the_first_does_not_depend_on_their_number():
@@ -233,7 +277,7 @@ def test_ddpm_takes_all_steps_from_the_last_to_the_first():
 
 def test_condition_of_plain_diffusion_has_no_features():
     condition = CDPM(settings()["network"], OWN).condition(images(1))
-    assert condition == Condition(condition.sinogram, None)
+    assert condition == Condition(condition.inputs, None)
     assert condition.followed_by_zeros().features is None
 
 

@@ -10,8 +10,9 @@ from models.dataset import Batch, SliceKey, to_signed
 from models.gan import CGAN, GAN, PatchDiscriminator, Pix2Pix, ResidualBlock, ResNetGenerator
 from models.unet import trainable_parameters as count
 
-PAPER = {"width": 64, "blocks": 9, "discriminator_width": 64, "l1_weight": 100.0}
-SMALL = {"width": 4, "blocks": 2, "discriminator_width": 4, "l1_weight": 100.0}
+COMMON = {"conditioning": ["sinogram"], "l1_weight": 100.0}
+PAPER = {**COMMON, "width": 64, "blocks": 9, "discriminator_width": 64}
+SMALL = {**COMMON, "width": 4, "blocks": 2, "discriminator_width": 4}
 SIZE = 24  # the least that the discriminator takes
 BOTH = pytest.mark.parametrize("kind", [CGAN, Pix2Pix])
 
@@ -23,8 +24,8 @@ def method(kind=Pix2Pix, **changes):
 
 def batch(slices=2):
     draw = torch.Generator().manual_seed(1)
-    sinogram, image = torch.rand(2, slices, 1, SIZE, SIZE, generator=draw)
-    return Batch(sinogram, image, [SliceKey("subject04", 0, n) for n in range(slices)])
+    inputs, image = torch.rand(2, slices, 1, SIZE, SIZE, generator=draw)
+    return Batch(inputs, image, [SliceKey("subject04", 0, n) for n in range(slices)])
 
 
 def constant(discriminator, logit):
@@ -65,6 +66,20 @@ def test_shapes_of_the_paper():
         image = ResNetGenerator()(torch.zeros(2, 1, 256, 256))
         assert image.shape == (2, 1, 256, 256)
         assert PatchDiscriminator()(torch.zeros_like(image), image).shape == (2, 1, 30, 30)
+
+
+@BOTH
+def test_further_channels_are_seen_by_both_first_convolutions(kind):
+    with torch.device("meta"):
+        one, two = (
+            kind({"size": 256}, {**PAPER, "conditioning": conditioning})
+            for conditioning in (["sinogram"], ["sinogram", "fbp"])
+        )
+        inputs, image = torch.zeros(2, 2, 256, 256), torch.zeros(2, 1, 256, 256)
+        assert two.network(inputs).shape == image.shape
+        assert two.discriminator(inputs, image).shape == (2, 1, 30, 30)
+    assert two.parameter_count() - one.parameter_count() == 7 * 7 * 64
+    assert count(two.discriminator) - count(one.discriminator) == 4 * 4 * 64
 
 
 def test_generator_keeps_the_shape_and_stays_within_one():
@@ -144,6 +159,8 @@ def test_pixels_must_fit():
         discriminator(*torch.rand(2, 1, 1, 24, 20))
     with pytest.raises(ValueError, match="differ"):
         discriminator(torch.rand(1, 1, 24, 24), torch.rand(1, 1, 24, 28))
+    with pytest.raises(ValueError, match="differ"):
+        discriminator(torch.rand(2, 1, 24, 24), torch.rand(1, 1, 24, 24))
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -237,13 +254,13 @@ def test_modes_are_left_to_the_caller():
     assert all(module.training for module in gan.discriminator.modules())
 
 
-def test_discriminator_is_given_the_sinogram_and_signed_images():
+def test_discriminator_is_given_the_inputs_and_signed_images():
     gan, data, seen = method(), batch(), []
-    gan.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    gan.discriminator.register_forward_pre_hook(lambda _, pair: seen.append(pair))
     objectives(gan, data)
-    fake = gan.network(data.sinogram)
-    sinograms, images = zip(*seen, strict=True)
-    assert all(torch.equal(sinogram, data.sinogram) for sinogram in sinograms)
+    fake = gan.network(data.inputs)
+    conditions, images = zip(*seen, strict=True)
+    assert all(torch.equal(condition, data.inputs) for condition in conditions)
     real_seen, fake_seen, judged = images
     assert torch.equal(real_seen, 2 * data.image - 1)
     assert torch.allclose(fake_seen, fake, atol=1e-6)
@@ -334,13 +351,13 @@ def test_training_lowers_the_error():
 @BOTH
 def test_prediction_does_not_depend_on_the_batch(kind):
     gan, data = method(kind), batch(3)
-    gan.network(data.sinogram)  # running statistics other than those at the start
+    gan.network(data.inputs)  # running statistics other than those at the start
     gan.network.eval()
-    together = gan.predict(data.sinogram, data.keys, {}, 0)
+    together = gan.predict(data.inputs, data.keys, {}, 0)
     assert together.shape == data.image.shape
-    assert torch.allclose(together, (gan.network(data.sinogram) + 1) / 2)
+    assert torch.allclose(together, (gan.network(data.inputs) + 1) / 2)
     for n, key in enumerate(data.keys):
-        alone = gan.predict(data.sinogram[n : n + 1], [key], {}, 1)
+        alone = gan.predict(data.inputs[n : n + 1], [key], {}, 1)
         assert torch.allclose(together[n : n + 1], alone, atol=1e-6)
 
 
@@ -351,5 +368,5 @@ def test_prediction_is_within_0_and_1(kind, bias, expected):
     with torch.no_grad():
         gan.network.head.weight.zero_()
         gan.network.head.bias.fill_(bias)
-    image = gan.predict(data.sinogram, data.keys, {}, 0)
+    image = gan.predict(data.inputs, data.keys, {}, 0)
     assert torch.equal(image, torch.full_like(image, expected))

@@ -12,10 +12,11 @@ CONFIG = settings()
 SCALES = Scales(100.0, 200.0)
 
 
-def saved(path, name="PnPNet", scales=SCALES, features_sha256=None):
-    method = checkpoints.build(name, CONFIG["network"], CONFIG["methods"][name])
+def saved(path, name="PnPNet", scales=SCALES, features_sha256=None, model=None):
+    own = CONFIG["methods"][name]
+    method = checkpoints.build(name, CONFIG["network"], own)
     metadata = Metadata(
-        name, CONFIG["network"], CONFIG["methods"][name], 7, scales, 5, 2, features_sha256
+        model or name, name, CONFIG["network"], own, 7, scales, 5, 2, features_sha256
     )
     checkpoints.save(path, method.network, None, metadata)
     return method, metadata
@@ -98,6 +99,9 @@ def test_features_are_checked_in_every_way(tmp_path):
         checkpoints.attach_features(method, metadata, None)
     with pytest.raises(InputError, match="is of LegoPET, not PnPNet"):
         checkpoints.attach_features(method, metadata, lego)
+    saved(features, model="PnPNet-seed2")
+    with pytest.raises(InputError, match="is of PnPNet-seed2, not PnPNet"):
+        checkpoints.attach_features(method, metadata, features)
     saved(features, scales=Scales(1.0, 2.0))
     with pytest.raises(InputError, match="was trained at"):
         checkpoints.attach_features(method, metadata, features)

@@ -1,6 +1,8 @@
 """Small shards and settings that the tests of the models share."""
 
+from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline import hdf5
+from pipeline.experiment import models_of
 from pipeline.shards import SHARD
 
 SIZE = 16
@@ -16,7 +19,9 @@ GAN_SIZE = 24  # the least that a discriminator takes
 torch.set_num_threads(1)  # tiny networks only lose time by sharing the work
 
 OPTIMISATION: dict[str, Any] = {
+    "conditioning": ["sinogram"],
     "epochs": 2,
+    "keep_every_epochs": 0,
     "batch_size": 2,
     "optimiser": "adam",
     "learning_rate": 1e-3,
@@ -29,6 +34,7 @@ OPTIMISATION: dict[str, Any] = {
 DIFFUSION: dict[str, Any] = {
     **OPTIMISATION,
     "timesteps": 1000,
+    "noise_schedule": "linear",
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "prediction": "epsilon",
@@ -41,14 +47,17 @@ SETTINGS: dict[str, Any] = {
     "seed": 7,
     "network": {
         "size": SIZE,
+        "patch": 1,
         "width": 8,
         "multipliers": [1, 2],
+        "blocks": 2,
         "heads": 2,
         "head_dim": 4,
     },
     "training": {
         "device": "cpu",
         "devices": 1,
+        "threads": 1,
         "precision": "32-true",
         "gradient_clip": 0.0,
         "ema_decay": 0.0,
@@ -75,6 +84,7 @@ SETTINGS: dict[str, Any] = {
         "cGAN": GAN,
         "Pix2Pix": {**GAN, "l1_weight": 100.0},
     },
+    "variants": {},
     "sampling": {
         "sampler": "ddim",
         "steps": 4,
@@ -97,6 +107,12 @@ def settings(**changes: Any) -> dict[str, Any]:
             place = place[key]
         place[last] = value
     return result
+
+
+def job(config: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Give the settings of a model's training, reconstruction or sweep, as the workflow does."""
+    sections = {name: config[name] for name in ("network", "training", "sampling")}
+    return {"model": asdict(models_of(config)[model]), **sections}
 
 
 def make_shard(

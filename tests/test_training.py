@@ -1,4 +1,3 @@
-import csv
 import os
 import signal
 
@@ -7,65 +6,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from test_models_support import GAN_SIZE, make_shard, settings
+from test_training_support import Killed, die_at_call, kept, kill, rows, run, split
 
-from models import METHODS, checkpoints, resuming
+from models import checkpoints, resuming
 from models.method import Objective
 from models.pnpnet import PnPNet
 from models.seeds import generator
-from models.training import train
 from pipeline.errors import InputError
 
 
 @pytest.fixture
 def data(tmp_path):
-    train_shards = [
-        make_shard(tmp_path / f"t{n}.h5", subject=f"subject0{n}", slices=3, seed=n) for n in (4, 5)
-    ]
-    validation = [make_shard(tmp_path / "v.h5", subject="subject20", slices=3, seed=9)]
-    return train_shards, validation
-
-
-def run(tmp_path, data, name, method="PnPNet", features=None, config=None):
-    folder = tmp_path / name
-    folder.mkdir(exist_ok=True)
-    output = folder / f"{method}.safetensors"
-    train(
-        method,
-        config or settings(),
-        *data,
-        output=output,
-        run_dir=folder / "run",
-        log_csv=folder / "log.csv",
-        features=features,
-        threads=1,
-    )
-    return output
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-class Killed(BaseException):
-    pass
-
-
-def die_at_call(monkeypatch, number, act, method="PnPNet"):
-    """Have the ``number``-th training step (from 0) do something else first."""
-    calls, plain = [], METHODS[method].training_step
-
-    def step(self, batch, draws):
-        calls.append(batch)
-        if len(calls) == number + 1:
-            act()
-        return plain(self, batch, draws)
-
-    monkeypatch.setattr(METHODS[method], "training_step", step)
-
-
-def kill():
-    raise Killed
+    return split(tmp_path)
 
 
 def test_same_seeds_give_the_same_bits_and_others_do_not(tmp_path, data):
@@ -89,7 +41,7 @@ def run_in_child(tmp_path, data, name, number, **options):
     child = os.fork()
     if child == 0:
         with pytest.MonkeyPatch.context() as patch:
-            die_at_call(patch, number, sigkill, options["method"])
+            die_at_call(patch, number, sigkill, options["model"])
             run(tmp_path, data, name, **options)
         os._exit(0)
     return os.WTERMSIG(os.waitpid(child, 0)[1])
@@ -110,7 +62,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, method):
         training__gradient_clip=1.0,
     )
     config["methods"][method] |= {"epochs": 4, "schedule": "cosine", "warmup_steps": 3}
-    options = {"method": method, "config": config}
+    config["methods"][method]["keep_every_epochs"] = 2
+    options = {"model": method, "config": config}
     whole = run(tmp_path, data, "whole", **options)
     steps = torch.randperm(9, generator=generator(method))[:3].sort().values.tolist()
     for done, step in zip([0, *steps], steps, strict=False):
@@ -119,6 +72,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, method):
         assert run_in_child(tmp_path, data, "killed", calls, **options) == signal.SIGKILL
     resumed = run(tmp_path, data, "killed", **options)
     assert resumed.read_bytes() == whole.read_bytes()
+    assert kept(resumed) == kept(whole)
+    assert list(kept(whole)) == ["epoch0002.safetensors", "epoch0004.safetensors"]
+    assert kept(whole)["epoch0004.safetensors"] == whole.read_bytes()
     timing = {"slices_per_second", "seconds"}
     logs = [
         [{k: v for k, v in row.items() if k not in timing} for row in rows(path.parent / "log.csv")]
@@ -209,18 +165,30 @@ def test_averages_are_validated_and_saved_beside_the_weights(tmp_path, data):
     assert torch.equal(plain.network.head.weight, raw.network.head.weight)
 
 
-def test_clipped_gradients_train_other_weights(tmp_path, data):
-    """The logged norm is that of the gradient as it was."""
-    optimiser = {"optimiser": "adam", "betas": [0.0, 0.0]}
-    tables = []
-    for clip in (0.0, 1e-9):
-        config = settings(training__gradient_clip=clip)
-        config["methods"]["PnPNet"] |= optimiser
-        tables.append(rows(run(tmp_path, data, f"c{clip}", config=config).parent / "log.csv"))
-    free, clipped = ([float(row["gradient_norm"]) for row in table] for table in tables)
-    assert min(clipped) > 1e-6
-    assert free[0] == pytest.approx(clipped[0], rel=0.5)
-    assert free[-1] != clipped[-1]
+def one_step(tmp_path, data, name, clip, rate=1.0):
+    """Weights after a single step of all slices by Adam without memory, and the logged norm."""
+    config = settings(training__log_every_steps=1, training__gradient_clip=clip)
+    step = {"epochs": 1, "batch_size": 6, "betas": [0.0, 0.0], "learning_rate": rate}
+    config["methods"]["PnPNet"] |= step
+    output = run(tmp_path, data, name, config=config)
+    (row,) = rows(output.parent / "log.csv")
+    weights = torch.cat([t.flatten() for _, t in sorted(load_file(output).items())])
+    return weights.double(), float(row["gradient_norm"])
+
+
+def test_clipping_shortens_the_gradient_to_its_limit_and_logs_the_norm_before(tmp_path, data):
+    """One step of such an Adam is g / (|g| + 1e-8), from which a short gradient g can be told."""
+    start, norm = one_step(tmp_path, data, "start", 0.0, rate=1e-30)
+    free, norm_of_free = one_step(tmp_path, data, "free", 0.0)
+    loose, norm_of_loose = one_step(tmp_path, data, "loose", 2 * norm)
+    clipped, norm_of_clipped = one_step(tmp_path, data, "clipped", 1e-9)
+    assert norm_of_free == norm_of_loose == norm_of_clipped == norm > 1e-3
+    assert torch.equal(loose, free)
+    step = start - clipped
+    gradient = 1e-8 * step / (1 - step.abs())
+    assert gradient.norm().item() == pytest.approx(1e-9, rel=1e-3)
+    assert (step * (start - free) >= 0).all()
+    assert ((start - free).abs() > 0.99).double().mean() > 0.9
 
 
 @pytest.mark.parametrize("method", ["DeepPET", "cGAN", "Pix2Pix"])
@@ -305,12 +273,14 @@ def test_everything_used_is_written_beside_the_weights(tmp_path, data):
     output = run(tmp_path, data, "l", "LegoPET", features)
     record = yaml.safe_load(output.with_suffix(".yaml").read_text())
     config = settings()
+    assert (record["model"], record["method"], record["seed"]) == ("LegoPET", "LegoPET", 7)
     assert record["settings"] == config["methods"]["LegoPET"]
     assert record["network"] == config["network"]
     assert record["training"] == config["training"]
     assert record["features_sha256"] == checkpoints.sha256(features)
     assert record["total_steps"] == 6
     assert record["versions"]["torch"]
+    assert {"step", "epoch"}.isdisjoint(record)
     metadata = checkpoints.read_metadata(output)
     assert (metadata.step, metadata.epoch) == (6, 2)
     assert record["scales"] == metadata.scales.to_dict()
@@ -329,3 +299,18 @@ def test_global_random_state_is_left_alone(tmp_path, data):
     with torch.random.fork_rng():
         run(tmp_path, data, "x")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_variant_is_trained_with_its_own_seed_and_settings(tmp_path, data):
+    twin, other = {"method": "PnPNet", "seed": 8}, {"method": "PnPNet", "learning_rate": 2e-3}
+    config = settings(variants={"PnPNet-seed8": twin, "PnPNet-fast": other})
+    outputs = [run(tmp_path, data, model, model, config=config) for model in config["variants"]]
+    facts = [checkpoints.read_metadata(output) for output in outputs]
+    assert [(f.model, f.method, f.seed) for f in facts] == [
+        ("PnPNet-seed8", "PnPNet", 8),
+        ("PnPNet-fast", "PnPNet", 7),
+    ]
+    assert [f.settings["learning_rate"] for f in facts] == [1e-3, 2e-3]
+    # The name alone changes nothing: the same seed gives the same weights.
+    seeded = load_file(run(tmp_path, data, "seeded", config=settings(seed=8)))
+    assert all(torch.equal(tensor, seeded[n]) for n, tensor in load_file(outputs[0]).items())

@@ -18,6 +18,56 @@ def test_parameter_counts_of_the_paper():
         assert count(UNet(in_channels=2, time_conditioned=True)) == 35_708_225
 
 
+def conv_unit(low, high):
+    return 9 * low * high + 2 * high  # bias and gain
+
+
+def res_block(low, high, time_channels):
+    shortcut = low * high + high if low != high else 0
+    return conv_unit(low, high) + conv_unit(high, high) + shortcut + 2 * high * (time_channels + 1)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_every_block_is_one_in_each_down_and_up_stage(blocks):
+    width = 8
+    stages = [(width, width), (width, 2 * width), (2 * width, 3 * width)]
+    a_block = sum(
+        res_block(low, low, 4 * width) + res_block(low + high, high, 4 * width)
+        for low, high in stages
+    )
+    two, other = (small(time_conditioned=True, blocks=n) for n in (2, blocks))
+    assert count(other) - count(two) == (blocks - 2) * a_block
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_patches_add_weights_to_the_first_and_last_convolution_alone(patch):
+    plain, patched = (small(in_channels=2, patch=p) for p in (1, patch))
+    more = patch**2 - 1
+    assert count(patched) - count(plain) == 49 * 2 * more * 8 + more * (8 + 1)
+    names = {
+        name
+        for (name, one), two in zip(plain.named_parameters(), patched.parameters(), strict=True)
+        if one.shape != two.shape
+    }
+    assert names == {"stem.weight", "head.weight", "head.bias"}
+
+
+def test_patches_are_space_to_depth_around_a_network_of_more_channels():
+    patched = small(in_channels=2, time_conditioned=True, patch=2)
+    plain = small(in_channels=8, out_channels=4, time_conditioned=True)
+    plain.load_state_dict(patched.state_dict())
+    x, t = torch.rand(2, 2, 16, 24), torch.tensor([3, 700])
+    expected = F.pixel_shuffle(plain(F.pixel_unshuffle(x, 2), t), 2)
+    assert torch.equal(patched(x, t), expected)
+    source, same = small(in_channels=1, patch=2), small(in_channels=4, out_channels=4)
+    same.load_state_dict(source.state_dict())
+    features = source.features(x[:, :1])
+    assert features.down[0].shape == (2, 8, 8, 12)
+    expected = same.features(F.pixel_unshuffle(x[:, :1], 2))
+    assert all(map(torch.equal, features.down, expected.down))
+    assert all(map(torch.equal, features.middle, expected.middle))
+
+
 def test_feature_shapes_of_the_paper():
     with torch.device("meta"):
         features = UNet().features(torch.zeros(1, 1, 256, 256))
@@ -30,13 +80,28 @@ def test_feature_shapes_of_the_paper():
     assert [tuple(f.shape[1:]) for f in features.middle] == [(512, 32, 32)] * 2
 
 
-def test_output_has_the_shape_of_the_input():
-    network = small(in_channels=2, time_conditioned=True)
-    assert network(torch.rand(3, 2, 8, 12), torch.tensor([0, 5, 999])).shape == (3, 1, 8, 12)
+SHAPES = pytest.mark.parametrize(("blocks", "patch"), [(2, 1), (1, 1), (3, 1), (1, 2)])
 
 
-def test_zero_features_change_nothing_and_others_do():
-    source, network = small(), small(in_channels=2, time_conditioned=True)
+@SHAPES
+def test_output_has_the_shape_of_the_input(blocks, patch):
+    network = small(in_channels=2, time_conditioned=True, blocks=blocks, patch=patch)
+    assert network(torch.rand(3, 2, 8, 16), torch.tensor([0, 5, 999])).shape == (3, 1, 8, 16)
+
+
+@SHAPES
+def test_gradient_reaches_every_parameter(blocks, patch):
+    network = small(time_conditioned=True, blocks=blocks, patch=patch)
+    network(torch.rand(2, 1, 16, 16), torch.tensor([5, 500])).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@SHAPES
+def test_zero_features_change_nothing_and_others_do(blocks, patch):
+    source = small(blocks=blocks, patch=patch)
+    network = small(in_channels=2, time_conditioned=True, blocks=blocks, patch=patch)
     x, t = torch.rand(2, 2, 16, 16), torch.tensor([1, 500])
     features = source.features(x[:, :1])
     zeros = features.map(torch.zeros_like)
@@ -89,6 +154,8 @@ def test_time_must_match_the_network():
 def test_pixels_must_fit_the_stages():
     with pytest.raises(ValueError, match="multiples of 4"):
         small()(torch.rand(1, 1, 16, 18))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        small(patch=2)(torch.rand(1, 1, 16, 20))
 
 
 def test_rms_norm_gives_every_pixel_the_same_length():

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -6,6 +7,7 @@ from pipeline import projector
 from pipeline.code import code_hash
 from pipeline.config import check
 from pipeline.errors import InputError
+from pipeline.experiment import models_of, replicates
 
 try:
     SUBJECTS = check(
@@ -15,6 +17,11 @@ try:
 except InputError as error:
     raise WorkflowError(str(error))
 
+MODELS = models_of(config)
+EVALUATED = config["evaluation"]["models"]
+UNCERTAINTY = config["evaluation"]["uncertainty"]
+SWEEPS = config["evaluation"]["sweeps"]
+
 LABELS = f"data/labels/{config['source']}"
 DATA = f"data/{config['name']}"
 RESULTS = f"results/{config['name']}"
@@ -23,6 +30,8 @@ LOGS = f"logs/{config['name']}"
 
 wildcard_constraints:
     subject=r"subject\d+",
+    model="|".join(MODELS),
+    sweep="|".join(SWEEPS),
 
 
 def of_split(*splits):
@@ -47,40 +56,98 @@ def simulation_grid():
     )
 
 
-def weights_of(method):
-    """Weights of a trained method; nothing for no method."""
-    return f"{RESULTS}/weights/{method}.safetensors" if method else []
+def weights_of(model):
+    """Weights of a trained model."""
+    return f"{RESULTS}/weights/{model}.safetensors"
 
 
-def reconstructions():
-    """Input of rules that compare methods: each method's files, one a test subject."""
+def features_of(wildcards):
+    """Weights of the model whose features a model uses, or nothing where it uses none."""
+    wanted = MODELS[wildcards.model].settings.get("features")
+    return weights_of(wanted) if wanted else []
+
+
+def reconstructions(*models):
+    """Reconstructions of the test subjects, one file a model and subject."""
+    return expand(
+        f"{RESULTS}/reconstructions/{{model}}/{{subject}}.h5",
+        model=models,
+        subject=of_split("test"),
+    )
+
+
+def training_logs():
+    """Training logs of all models that anything asks for."""
+    asked = {
+        *EVALUATED,
+        *(name for sweep in SWEEPS.values() for name in sweep["models"]),
+    }
+    asked |= {MODELS[name].settings.get("features") for name in asked} - {None}
+    return {name: f"{RESULTS}/training/{name}.csv" for name in MODELS if name in asked}
+
+
+def sweep_tables(sweep):
+    """Tables of a sweep, one a model."""
+    return expand(
+        f"{RESULTS}/sweeps/{sweep}/{{model}}.csv", model=SWEEPS[sweep]["models"]
+    )
+
+
+def swept_weights(wildcards):
+    """What a sweep reconstructs with: a model's kept checkpoints, or its final weights."""
+    if wildcards.sweep == "epochs":
+        return f"{RESULTS}/checkpoints/{wildcards.model}"
+    return weights_of(wildcards.model)
+
+
+def swept_shards(wildcards):
+    """What a sweep reconstructs; test subjects serve for the figures of the paper alone."""
+    return shards("test" if wildcards.sweep == "epochs" else "validation")
+
+
+def rows(models):
+    """Models by the row of a table or line of a figure, seeds together."""
+    return replicates(MODELS[name] for name in models)
+
+
+def settings_of(model, *sections):
+    """Settings that a model's job depends on, and no others."""
     return {
-        method: [
-            f"{RESULTS}/reconstructions/{method}/{subject}.h5"
-            for subject in of_split("test")
-        ]
-        for method in config["methods"]
+        "model": asdict(MODELS[model]),
+        **{section: config[section] for section in sections},
     }
 
 
-def settings_of(rule, method):
-    """Settings that one method's job depends on, and those of no other method."""
-    sections = {
-        "train": ("seed", "network", "training"),
-        "reconstruct": ("seed", "network", "training", "sampling"),
-    }
-    settings = {section: config[section] for section in sections[rule]}
-    return settings | {"methods": {method: config["methods"][method]}}
+def job_threads():
+    """CPU cores of a training or reconstruction."""
+    return min(config["training"]["threads"] or workflow.cores, workflow.cores)
+
+
+def gpus(count):
+    """GPUs that a job takes; none where the configuration keeps to the CPU."""
+    return 0 if config["training"]["device"] == "cpu" else count
+
+
+def figures():
+    """Figures that this configuration can draw."""
+    return [
+        "panel",
+        "training",
+        "regional_bias",
+        *(["calibration"] if config["sampling"]["samples"] > 1 else []),
+        *(["uncertainty"] if UNCERTAINTY else []),
+        *(sweep for sweep, settings in SWEEPS.items() if settings["models"]),
+    ]
 
 
 def final_outputs():
     """What `rule all` asks for."""
     return [
         *shards("train", "validation", "test"),
-        f"{RESULTS}/metrics.csv",
-        f"{RESULTS}/summary.html",
-        f"{RESULTS}/figures/panel.png",
-        f"{RESULTS}/figures/training.png",
+        f"{RESULTS}/metrics.csv.gz",
+        f"{RESULTS}/table1.html",
+        f"{RESULTS}/provenance.json",
+        *expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
         *expand(
             f"{RESULTS}/previews/{{stage}}_{{subject}}.png",
             stage=("phantoms", "sinograms", "shards"),

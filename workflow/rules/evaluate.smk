@@ -1,24 +1,24 @@
 rule reconstruct:
     input:
-        weights=weights_of("{method}"),
-        features=lambda wildcards: weights_of(
-            config["methods"][wildcards.method].get("features")
-        ),
+        weights=weights_of("{model}"),
+        features=features_of,
         shard=f"{DATA}/shards/{{subject}}.h5",
     output:
-        f"{RESULTS}/reconstructions/{{method}}/{{subject}}.h5",
+        f"{RESULTS}/reconstructions/{{model}}/{{subject}}.h5",
     log:
-        f"{LOGS}/reconstruct/{{method}}_{{subject}}.log",
+        f"{LOGS}/reconstruct/{{model}}_{{subject}}.log",
     benchmark:
-        f"{LOGS}/reconstruct/{{method}}_{{subject}}.tsv"
+        f"{LOGS}/reconstruct/{{model}}_{{subject}}.tsv"
     conda:
         "../envs/legopet.yaml"
-    threads: workflow.cores
+    threads: job_threads()
     resources:
-        gpu=1,
+        gpu=gpus(1),
         mem_mb=8000,
     params:
-        settings=lambda wildcards: settings_of("reconstruct", wildcards.method),
+        settings=lambda wildcards: settings_of(
+            wildcards.model, "network", "training", "sampling"
+        ),
         code=code_hash("reconstruct.py"),
     script:
         "../scripts/reconstruct.py"
@@ -26,55 +26,62 @@ rule reconstruct:
 
 rule metrics:
     input:
-        **reconstructions(),
+        reconstructions=reconstructions(*EVALUATED),
         shards=shards("test"),
-        weights=expand(weights_of("{method}"), method=config["methods"]),
+        weights=[weights_of(model) for model in EVALUATED],
     output:
-        f"{RESULTS}/metrics.csv",
+        f"{RESULTS}/metrics.csv.gz",
     log:
         f"{LOGS}/metrics.log",
+    benchmark:
+        f"{LOGS}/metrics.tsv"
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        models=EVALUATED,
+        code=code_hash("metrics.py"),
+    script:
+        "../scripts/metrics.py"
+
+
+rule table1:
+    input:
+        metrics=f"{RESULTS}/metrics.csv.gz",
+        weights=[weights_of(model) for model in EVALUATED],
+    output:
+        csv=f"{RESULTS}/table1.csv",
+        differences=f"{RESULTS}/differences.csv",
+        markdown=f"{RESULTS}/table1.md",
+        latex=f"{RESULTS}/table1.tex",
+        html=report(
+            f"{RESULTS}/table1.html",
+            caption="../report/table1.rst",
+            category="Results",
+            labels={"result": "Table 1"},
+        ),
+    log:
+        f"{LOGS}/table1.log",
     conda:
         "../envs/legopet.yaml"
     threads: 1
     resources:
         mem_mb=2000,
     params:
-        methods=list(config["methods"]),
-        code=code_hash("metrics.py"),
+        models=EVALUATED,
+        rows=rows(EVALUATED),
+        code=code_hash("table1.py"),
     script:
-        "../scripts/metrics.py"
-
-
-rule summary:
-    input:
-        f"{RESULTS}/metrics.csv",
-    output:
-        table=f"{RESULTS}/summary.csv",
-        markdown=f"{RESULTS}/summary.md",
-        html=report(
-            f"{RESULTS}/summary.html",
-            caption="../report/summary.rst",
-            category="Results",
-            labels={"result": "Mean metrics on the test slices"},
-        ),
-    log:
-        f"{LOGS}/summary.log",
-    conda:
-        "../envs/legopet.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-    params:
-        code=code_hash("summary.py"),
-    script:
-        "../scripts/summary.py"
+        "../scripts/table1.py"
 
 
 rule panel:
     input:
-        **reconstructions(),
+        reconstructions=reconstructions(*rows(EVALUATED)),
         shards=shards("test"),
-        weights=expand(weights_of("{method}"), method=config["methods"]),
+        weights=[weights_of(model) for model in rows(EVALUATED)],
     output:
         report(
             f"{RESULTS}/figures/panel.png",
@@ -90,8 +97,205 @@ rule panel:
     resources:
         mem_mb=2000,
     params:
-        methods=list(config["methods"]),
+        models=list(rows(EVALUATED)),
         positions=config["evaluation"]["figure_positions"],
         code=code_hash("panel.py"),
     script:
         "../scripts/panel.py"
+
+
+rule regional_bias:
+    input:
+        f"{RESULTS}/metrics.csv.gz",
+    output:
+        report(
+            f"{RESULTS}/figures/regional_bias.png",
+            caption="../report/regional_bias.rst",
+            category="Results",
+            labels={"result": "Regional bias"},
+        ),
+    log:
+        f"{LOGS}/regional_bias.log",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        models=list(rows(EVALUATED)),
+        code=code_hash("regional_bias.py"),
+    script:
+        "../scripts/regional_bias.py"
+
+
+rule uncertainty:
+    input:
+        reconstructions=reconstructions(*filter(None, [UNCERTAINTY])),
+        shards=shards("test"),
+    output:
+        report(
+            f"{RESULTS}/figures/uncertainty.png",
+            caption="../report/uncertainty.rst",
+            category="Uncertainty",
+            labels={"result": "Mean, standard deviation and error"},
+        ),
+    log:
+        f"{LOGS}/uncertainty.log",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        model=UNCERTAINTY,
+        positions=config["evaluation"]["figure_positions"],
+        code=code_hash("uncertainty.py"),
+    script:
+        "../scripts/uncertainty.py"
+
+
+rule calibration:
+    input:
+        f"{RESULTS}/metrics.csv.gz",
+    output:
+        report(
+            f"{RESULTS}/figures/calibration.png",
+            caption="../report/calibration.rst",
+            category="Uncertainty",
+            labels={"result": "Calibration of the intervals"},
+        ),
+    log:
+        f"{LOGS}/calibration.log",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_hash("calibration.py"),
+    script:
+        "../scripts/calibration.py"
+
+
+rule sweep:
+    input:
+        weights=swept_weights,
+        features=features_of,
+        shards=swept_shards,
+    output:
+        f"{RESULTS}/sweeps/{{sweep}}/{{model}}.csv",
+    log:
+        f"{LOGS}/sweep/{{sweep}}_{{model}}.log",
+    benchmark:
+        f"{LOGS}/sweep/{{sweep}}_{{model}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
+    threads: job_threads()
+    resources:
+        gpu=gpus(1),
+        mem_mb=8000,
+    params:
+        settings=lambda wildcards: settings_of(
+            wildcards.model, "network", "training", "sampling"
+        ),
+        sweep=lambda wildcards: SWEEPS[wildcards.sweep],
+        code=code_hash("sweep.py"),
+    script:
+        "../scripts/sweep.py"
+
+
+rule epochs:
+    input:
+        sweep_tables("epochs"),
+    output:
+        report(
+            f"{RESULTS}/figures/epochs.png",
+            caption="../report/epochs.rst",
+            category="Results",
+            labels={"result": "Quality over epochs (as the paper's Fig. 3)"},
+        ),
+    log:
+        f"{LOGS}/epochs.log",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        models=SWEEPS["epochs"]["models"],
+        rows=rows(SWEEPS["epochs"]["models"]),
+        code=code_hash("epochs.py"),
+    script:
+        "../scripts/epochs.py"
+
+
+rule guidance:
+    input:
+        sweep_tables("guidance"),
+    output:
+        report(
+            f"{RESULTS}/figures/guidance.png",
+            caption="../report/guidance.rst",
+            category="Sampling",
+            labels={"result": "Guidance"},
+        ),
+    log:
+        f"{LOGS}/guidance.log",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_hash("guidance.py"),
+    script:
+        "../scripts/guidance.py"
+
+
+rule samplers:
+    input:
+        sweep_tables("samplers"),
+    output:
+        report(
+            f"{RESULTS}/figures/samplers.png",
+            caption="../report/samplers.rst",
+            category="Sampling",
+            labels={"result": "Samplers"},
+        ),
+    log:
+        f"{LOGS}/samplers.log",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_hash("samplers.py"),
+    script:
+        "../scripts/samplers.py"
+
+
+rule provenance:
+    input:
+        shards=shards("train", "validation", "test"),
+        logs=training_logs().values(),
+        weights=[weights_of(model) for model in training_logs()],
+        metrics=f"{RESULTS}/metrics.csv.gz",
+        tables=rules.table1.output,
+        sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],
+        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
+    output:
+        record=f"{RESULTS}/provenance.json",
+        config=f"{RESULTS}/config.yaml",
+    log:
+        f"{LOGS}/provenance.log",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        logs=LOGS,
+        code=code_hash("provenance.py"),
+    script:
+        "../scripts/provenance.py"

@@ -2,27 +2,26 @@ rule train:
     input:
         train=shards("train"),
         validation=shards("validation"),
-        features=lambda wildcards: weights_of(
-            config["methods"][wildcards.method].get("features")
-        ),
+        features=features_of,
     output:
-        weights=weights_of("{method}"),
-        settings=f"{RESULTS}/weights/{{method}}.yaml",
-        table=f"{RESULTS}/training/{{method}}.csv",
+        weights=weights_of("{model}"),
+        settings=f"{RESULTS}/weights/{{model}}.yaml",
+        table=f"{RESULTS}/training/{{model}}.csv",
+        checkpoints=directory(f"{RESULTS}/checkpoints/{{model}}"),
     log:
-        f"{LOGS}/train/{{method}}.log",
+        f"{LOGS}/train/{{model}}.log",
     benchmark:
-        f"{LOGS}/train/{{method}}.tsv"
+        f"{LOGS}/train/{{model}}.tsv"
     conda:
         "../envs/legopet.yaml"
-    threads: workflow.cores
+    threads: job_threads()
     resources:
-        gpu=config["training"]["devices"],
+        gpu=gpus(config["training"]["devices"]),
         mem_mb=16000,
     params:
         # Outputs are deleted when a job fails or starts again; what training resumes from is not.
-        run_dir=f"{RESULTS}/runs/{{method}}",
-        settings=lambda wildcards: settings_of("train", wildcards.method),
+        run_dir=f"{RESULTS}/runs/{{model}}",
+        settings=lambda wildcards: settings_of(wildcards.model, "network", "training"),
         code=code_hash("train.py"),
     script:
         "../scripts/train.py"
@@ -30,7 +29,7 @@ rule train:
 
 rule training_curves:
     input:
-        expand(f"{RESULTS}/training/{{method}}.csv", method=config["methods"]),
+        training_logs().values(),
     output:
         report(
             f"{RESULTS}/figures/training.png",
@@ -46,7 +45,7 @@ rule training_curves:
     resources:
         mem_mb=1000,
     params:
-        methods=list(config["methods"]),
+        models=list(training_logs()),
         code=code_hash("training_curves.py"),
     script:
         "../scripts/training_curves.py"

@@ -2,13 +2,16 @@ from pathlib import Path
 
 from models.checkpoints import read_metadata
 from models.figures import panel
+from models.plots import save
 from pipeline.job import job
 
 with job(snakemake):
-    panel(
-        [Path(shard) for shard in snakemake.input.shards],
-        {name: [Path(file) for file in snakemake.input[name]] for name in snakemake.params.methods},
+    shards = [Path(shard) for shard in snakemake.input.shards]
+    models, files = snakemake.params.models, iter(snakemake.input.reconstructions)
+    figure = panel(
+        shards,
+        {model: [Path(next(files)) for _ in shards] for model in models},
         read_metadata(Path(snakemake.input.weights[0])).scales,
         snakemake.params.positions,
-        Path(snakemake.output[0]),
     )
+    save(figure, Path(snakemake.output[0]))

@@ -5,11 +5,11 @@ from pipeline.job import job
 
 with job(snakemake):
     train(
-        snakemake.wildcards.method,
         snakemake.params.settings,
         [Path(shard) for shard in snakemake.input.train],
         [Path(shard) for shard in snakemake.input.validation],
         output=Path(snakemake.output.weights),
+        kept=Path(snakemake.output.checkpoints),
         run_dir=Path(snakemake.params.run_dir),
         log_csv=Path(snakemake.output.table),
         features=Path(snakemake.input.features) if snakemake.input.features else None,

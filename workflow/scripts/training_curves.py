@@ -1,10 +1,9 @@
 from pathlib import Path
 
-from models.figures import training_curves
+from models.plots import save, training_curves
 from pipeline.job import job
 
 with job(snakemake):
-    tables = map(Path, snakemake.input)
-    training_curves(
-        dict(zip(snakemake.params.methods, tables, strict=True)), Path(snakemake.output[0])
-    )
+    logs = map(Path, snakemake.input)
+    figure = training_curves(dict(zip(snakemake.params.models, logs, strict=True)))
+    save(figure, Path(snakemake.output[0]))

@@ -1,0 +1,10 @@
+from pathlib import Path
+
+from models.plots import epochs, save
+from pipeline.job import job
+
+with job(snakemake):
+    table = dict(zip(snakemake.params.models, map(Path, snakemake.input), strict=True))
+    rows = snakemake.params.rows
+    figure = epochs({row: [table[model] for model in rows[row]] for row in rows})
+    save(figure, Path(snakemake.output[0]))

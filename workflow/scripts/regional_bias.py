@@ -1,0 +1,8 @@
+from pathlib import Path
+
+from models.plots import regional_bias, save
+from pipeline.job import job
+
+with job(snakemake):
+    figure = regional_bias(Path(snakemake.input[0]), snakemake.params.models)
+    save(figure, Path(snakemake.output[0]))

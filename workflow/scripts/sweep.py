@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from models.sweep import sweep
+from pipeline.job import job
+
+with job(snakemake):
+    weights = Path(snakemake.input.weights)
+    sweep(
+        sorted(weights.glob("*.safetensors")) if weights.is_dir() else [weights],
+        [Path(shard) for shard in snakemake.input.shards],
+        Path(snakemake.output[0]),
+        snakemake.params.settings,
+        snakemake.params.sweep,
+        features=Path(snakemake.input.features) if snakemake.input.features else None,
+        threads=snakemake.threads,
+    )
