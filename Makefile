@@ -23,7 +23,7 @@ demo: $(READY)
 	$(BIN)/snakemake --cores 1 --configfile config/demo.yaml --report $(DEMO)/report.html
 	@echo
 	@echo "Report:  $(abspath $(DEMO))/report.html"
-	@echo "Metrics: $(abspath $(DEMO))/metrics.csv"
+	@echo "Table 1: $(abspath $(DEMO))/table1.md"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,11 @@
+import pytest
+from test_models_support import GAN_SIZE, SIZE, make_shard, settings
+from test_training_support import run, split
+
+from benchmarks import methods, sampling
 from benchmarks.stages import stages
+from models import METHODS, checkpoints
+from models.dataset import ShardSlices, batches, in_order
 
 
 def test_stages_summarises_a_rules_jobs(tmp_path):
@@ -17,3 +24,22 @@ def test_stages_summarises_a_rules_jobs(tmp_path):
         "cpu_s": 4.0,
         "peak_mb": 100.0,
     }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_measured(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(methods, "SETTINGS", settings(network__size=GAN_SIZE))
+    shard = make_shard(tmp_path / "s.h5", size=GAN_SIZE)
+    found = methods.measure(name, [shard], batch=2, turns=1, threads=1)
+    assert min(*found.training, *found.sampling, found.peak_mb, found.operations) > 0
+
+
+def test_samplers_are_measured(tmp_path):
+    weights = run(tmp_path, split(tmp_path), "x", "cDPM")
+    method, metadata = checkpoints.load(weights, settings()["network"])
+    shard = make_shard(tmp_path / "s.h5")
+    slices = ShardSlices([shard], SIZE, metadata.scales, metadata.settings["conditioning"])
+    (batch,) = batches(slices, in_order(range(5), 5), 0, False)
+    seconds, psnr_db = sampling.run(method, batch, settings()["sampling"])
+    assert seconds > 0
+    assert 0 < psnr_db < 100

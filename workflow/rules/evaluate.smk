@@ -285,7 +285,12 @@ rule provenance:
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
     output:
-        record=f"{RESULTS}/provenance.json",
+        record=report(
+            f"{RESULTS}/provenance.json",
+            caption="../report/provenance.rst",
+            category="Provenance",
+            labels={"result": "Code, versions, times, hashes of files"},
+        ),
         config=f"{RESULTS}/config.yaml",
     log:
         f"{LOGS}/provenance.log",
