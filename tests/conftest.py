@@ -1,10 +1,12 @@
-"""What several tests share: a small scanner, its projector, analytic objects, files of slices."""
+"""What several tests share: a small scanner, its projector, objects, files, one run of the DAG."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_workflow_support import snakemake, workplace
 
 from pipeline import hdf5
 from pipeline.geometry import Grid, Ring
@@ -146,3 +148,21 @@ def quarter_turn():
         return np.concatenate([sinograms[:, half:, ::-1], sinograms[:, :half]], axis=1)
 
     return turn
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole DAG has run on two cores."""
+    folder = workplace(tmp_path_factory.mktemp("dag") / "run")
+    result = snakemake(folder, "--cores", "2")
+    assert result.returncode == 0, result.stdout[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def report(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of that run, alone in a folder: what it needs from elsewhere is missing."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    result = snakemake(finished, "--cores", "1", "--report", str(path))
+    assert result.returncode == 0, result.stdout[-3000:]
+    return path

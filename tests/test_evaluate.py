@@ -5,95 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from skimage.metrics import structural_similarity
-from test_models_support import make_shard, settings
+from test_models_support import make_shard
 
-from models import checkpoints
 from models.dataset import Scales
 from models.evaluate import COLUMNS, Slices, evaluate, quality, read_table, tidy, write_table
-from models.reconstruct import RECONSTRUCTION, opened, reconstruct
-from models.training import train
+from models.reconstruct import RECONSTRUCTION, opened
 from pipeline import hdf5
 from pipeline.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """Both methods trained for moments, and two test subjects reconstructed by each."""
-    folder, config = tmp_path_factory.mktemp("study"), settings()
-    shards = [
-        make_shard(folder / f"{n}.h5", subject=f"subject{n}", slices=3, seed=n)
-        for n in (41, 42, 43)
-    ]
-    weights: dict = {}
-    reconstructions: dict = {}
-    for method in ("PnPNet", "LegoPET"):
-        features = weights.get(config["methods"][method].get("features"))
-        weights[method] = folder / f"{method}.safetensors"
-        train(
-            method,
-            config,
-            shards[:1],
-            [],
-            weights[method],
-            folder / method,
-            folder / f"{method}.csv",
-            features,
-            threads=1,
-        )
-        reconstructions[method] = [folder / f"{method}-{n}.h5" for n in (43, 42)]
-        for shard, output in zip(shards[:0:-1], reconstructions[method], strict=True):
-            reconstruct(weights[method], shard, output, config, features, threads=1)
-    return folder, shards[1:], weights, reconstructions
-
-
-def test_reconstructions_say_how_they_were_made(study):
-    _, shards, weights, reconstructions = study
-    for method, (last, _) in reconstructions.items():
-        with opened(last) as file, h5py.File(shards[1]) as shard:
-            assert file["image"].shape == shard["osem"].shape
-            assert np.array_equal(file["slice_index"][()], shard["slice_index"][()])
-            assert file.attrs["subject"] == "subject43"
-            assert file.attrs["method"] == method
-            assert file.attrs["weights_sha256"] == checkpoints.sha256(weights[method])
-            assert file.attrs["device"] == "cpu"
-            sampled = method == "LegoPET"
-            assert (file.attrs["sampler"], file.attrs["steps"]) == (
-                ("ddim", 4) if sampled else ("", 1)
-            )
-            expected = checkpoints.sha256(weights["PnPNet"]) if sampled else ""
-            assert file.attrs["features_sha256"] == expected
-
-
-def test_reconstruction_does_not_depend_on_the_batch_size(study, tmp_path):
-    _, shards, weights, reconstructions = study
-    config = settings(sampling__batch_size=3)
-    for method in weights:
-        features = weights["PnPNet"] if method == "LegoPET" else None
-        reconstruct(weights[method], shards[1], tmp_path / "r.h5", config, features, threads=1)
-        with h5py.File(tmp_path / "r.h5") as one, h5py.File(reconstructions[method][0]) as other:
-            scale = one.attrs["activity_scale"]
-            assert np.allclose(one["image"][()], other["image"][()], atol=1e-4 * scale)
-
-
-def test_legopet_refuses_another_pnpnet(study, tmp_path):
-    _, shards, weights, _ = study
-    method, metadata = checkpoints.load(weights["PnPNet"], settings()["network"])
-    method.network.head.bias.data += 1
-    checkpoints.save(tmp_path / "p.safetensors", method.network, None, metadata)
-    with pytest.raises(InputError, match="is not the file that this LegoPET was trained with"):
-        reconstruct(
-            weights["LegoPET"],
-            shards[0],
-            tmp_path / "r.h5",
-            settings(),
-            tmp_path / "p.safetensors",
-            threads=1,
-        )
-    assert not (tmp_path / "r.h5").exists()
-
-
-# --- the table: from reconstructions written here ------------------------------------------------
-
 
 SCALE = 150.0
 KEY = ["subject", "rotation", "slice_index", "model", "estimate", "metric", "reference", "region"]

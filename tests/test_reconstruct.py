@@ -220,6 +220,18 @@ def test_missing_features_are_named(study):
         Reconstructor(study["LegoPET"][0], None, job(study["config"], "LegoPET"), threads=1)
 
 
+def test_legopet_refuses_another_pnpnet(study, tmp_path):
+    weights, features = study["LegoPET"]
+    method, metadata = checkpoints.load(features, settings()["network"])
+    method.network.head.bias.data += 1
+    other, output = tmp_path / "p.safetensors", tmp_path / "r.h5"
+    checkpoints.save(other, method.network, None, metadata)
+    settings_of = job(study["config"], "LegoPET")
+    with pytest.raises(InputError, match="is not the file that this LegoPET was trained with"):
+        reconstruct(weights, study["shard"], output, settings_of, other, threads=1)
+    assert not output.exists()
+
+
 def test_averages_that_were_not_made_are_named(tmp_path):
     weights = run(tmp_path, split(tmp_path), "x")
     config = settings(sampling__weights="ema")

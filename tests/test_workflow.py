@@ -1,75 +1,52 @@
 """The workflow itself: every rule for real, on three tiny heads."""
 
-import os
+import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from test_workflow_support import SUBJECTS, snakemake, workplace
 
-from models import METHODS, reconstruct
-from pipeline import shards
+from models import METHODS, checkpoints, reconstruct
+from models.evaluate import COLUMNS, read_table
+from pipeline import provenance, shards
 
-ROOT = Path(__file__).resolve().parent.parent
-SUBJECTS = {"subject01": "train", "subject02": "validation", "subject03": "test"}
+MODELS = (*METHODS, "LegoPET-seed2", "LegoPET-fbp")
+FIGURES = (
+    "panel",
+    "training",
+    "regional_bias",
+    "calibration",
+    "uncertainty",
+    "epochs",
+    "guidance",
+    "samplers",
+)
 pytestmark = pytest.mark.dag
-
-
-def workplace(folder: Path) -> Path:
-    """Lay out a folder in which Snakemake finds this workflow and three subjects."""
-    (folder / "data").mkdir(parents=True)
-    for name in ("Snakefile", "workflow", "config", "profiles"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "data" / "subjects.tsv").symlink_to(ROOT / "data" / "subjects.tsv")
-    rows = [f"{subject}\t{split}\t-" for subject, split in SUBJECTS.items()]
-    table = "\n".join(["subject\tsplit\tlabels_sha256", *rows]) + "\n"
-    (folder / "data" / "subjects.tiny.tsv").write_text(table)
-    return folder
-
-
-def snakemake(folder: Path, *arguments: str, tiny: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake"]
-    if tiny:
-        command += ["--configfile", str(ROOT / "tests" / "tiny.yaml")]
-    return subprocess.run(
-        [*command, *arguments],
-        cwd=folder,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"MPLBACKEND": "Agg"},
-        check=False,
-    )
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the whole DAG has run on two cores."""
-    folder = workplace(tmp_path_factory.mktemp("dag") / "run")
-    result = snakemake(folder, "--cores", "2")
-    assert result.returncode == 0, result.stdout[-4000:]
-    return folder
 
 
 def test_every_output_is_there(finished):
     results = finished / "results" / "tiny"
     for name in (
-        "metrics.csv",
-        "summary.csv",
-        "summary.md",
-        "summary.html",
-        "weights/PnPNet.safetensors",
-        "weights/LegoPET.yaml",
-        "training/LegoPET.csv",
-        "figures/panel.png",
-        "figures/training.png",
+        "metrics.csv.gz",
+        *(f"table1.{kind}" for kind in ("csv", "md", "tex", "html")),
+        "differences.csv",
+        *(f"training/{model}.csv" for model in (*MODELS, "PnPNet-fbp", "LegoPET-p01")),
+        *(f"weights/{model}.yaml" for model in (*MODELS, "PnPNet-fbp", "LegoPET-p02")),
         "previews/shards_subject03.png",
+        "provenance.json",
+        "config.yaml",
     ):
         assert (results / name).stat().st_size > 0, name
+    assert {path.stem for path in (results / "figures").iterdir()} == set(FIGURES)
+    for path in (results / "figures").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG"), path.name
+    # Nobody asks for it.
+    assert not list(results.glob("*/LegoPET-p05*"))
 
 
 def test_shards_hold_every_slice_with_provenance(finished):
@@ -84,12 +61,87 @@ def test_shards_hold_every_slice_with_provenance(finished):
             assert file["sinogram"][:].sum() == pytest.approx(8e5, rel=0.01)
 
 
-def test_metrics_have_a_row_for_every_test_slice_and_method(finished):
-    table = pd.read_csv(finished / "results" / "tiny" / "metrics.csv")
+def test_metrics_have_rows_of_every_test_slice_and_model(finished):
+    table = read_table(finished / "results" / "tiny" / "metrics.csv.gz")
     assert set(table["subject"]) == {"subject03"}
-    methods = ("OSEM", "FBP", *METHODS)
-    assert table.groupby("method").size().to_dict() == dict.fromkeys(methods, 8)
-    assert not table.duplicated(["subject", "rotation", "slice_index", "method"]).any()
+    assert list(table["model"].unique()[:2]) == ["FBP", "OSEM"]
+    assert set(table["model"]) == {"FBP", "OSEM", *MODELS}
+    psnr = table[(table["metric"] == "psnr_db") & (table["reference"] == "truth")]
+    psnr = psnr[psnr["region"] == "image"]
+    for model, rows in psnr.groupby("model"):
+        sampled = model.startswith(("cDPM", "LegoPET"))
+        estimates = ("single", "mean") if sampled else ("single",)
+        assert rows.groupby("estimate").size().to_dict() == dict.fromkeys(estimates, 8)
+        assert rows.groupby(["rotation", "slice_index"]).ngroups == 8
+    named = table.drop_duplicates("model").set_index("model")
+    assert named.loc["LegoPET-fbp", "conditioning"] == "sinogram, fbp"
+    assert named.loc["LegoPET-fbp", "method"] == "LegoPET"
+    assert named.loc[["LegoPET", "LegoPET-seed2"], "training_seed"].tolist() == [2411, 2]
+    assert set(named.loc[list(MODELS), "epoch"]) == {2}
+
+
+def test_table1_has_one_row_for_replicates(finished):
+    table = pd.read_csv(finished / "results" / "tiny" / "table1.csv").set_index("row")
+    assert "LegoPET-seed2" not in table.index
+    assert table["seeds"].dropna().to_dict() == {
+        **dict.fromkeys(table.index[2:], 1),
+        "LegoPET": 2,
+        "LegoPET, mean of 2": 2,
+    }
+    assert {"FBP", "OSEM", *METHODS, "LegoPET-fbp"} <= set(table.index)
+
+
+def test_kept_checkpoints_are_those_of_every_epoch(finished):
+    results = finished / "results" / "tiny"
+    for model in ("cDPM", "LegoPET"):
+        paths = sorted((results / "checkpoints" / model).glob("*"))
+        epochs = [checkpoints.read_metadata(path).epoch for path in paths if path.suffix]
+        assert epochs == [1, 2]
+        assert paths[-1].read_bytes() == (results / f"weights/{model}.safetensors").read_bytes()
+    assert not list((results / "checkpoints" / "PnPNet").glob("*.safetensors"))
+
+
+def test_a_variant_has_the_features_that_it_names(finished):
+    weights = finished / "results" / "tiny" / "weights"
+    for model, features in (("LegoPET-fbp", "PnPNet-fbp"), ("LegoPET-seed2", "PnPNet")):
+        found = yaml.safe_load((weights / f"{model}.yaml").read_text())
+        assert found["settings"]["features"] == features
+        assert found["features_sha256"] == checkpoints.sha256(weights / f"{features}.safetensors")
+
+
+def test_sweeps_vary_what_they_are_of(finished):
+    tables = {
+        f"{path.parent.name}/{path.stem}": read_table(path)
+        for path in (finished / "results" / "tiny" / "sweeps").rglob("*.csv")
+    }
+    expected = {
+        "epochs/cDPM": ("epoch", [1, 2], "subject03"),
+        "epochs/LegoPET": ("epoch", [1, 2], "subject03"),
+        "guidance/LegoPET-p01": ("guidance", [0, 1], "subject02"),
+        "guidance/LegoPET-p02": ("guidance", [0, 1], "subject02"),
+        "samplers/LegoPET": ("sampler", ["ddpm", "ddim", "dpm-solver++"], "subject02"),
+    }
+    assert tables.keys() == expected.keys()
+    for name, (column, values, subject) in expected.items():
+        table = tables[name]
+        assert list(table.columns) == list(COLUMNS)
+        assert list(table[column].unique()) == values, name
+        assert set(table["subject"]) == {subject}
+        assert set(table["model"]) == {name.split("/")[1]}
+        assert table.groupby(["rotation", "slice_index"]).ngroups == 2
+        assert {"psnr_db", "ssim", "reconstruction_seconds"} <= set(table["metric"])
+    dropouts = {tables[name]["condition_dropout"].iloc[0] for name in expected if "-p" in name}
+    assert dropouts == {0.1, 0.2}
+
+
+def test_provenance_is_that_of_the_results(finished, monkeypatch):
+    results = Path("results/tiny")
+    monkeypatch.chdir(finished)
+    assert provenance.differences(results / "provenance.json") == []
+    files = json.loads((results / "provenance.json").read_text())["files"]
+    for name in ("metrics.csv.gz", "weights/LegoPET-fbp.safetensors", "figures/samplers.png"):
+        assert str(results / name) in files
+    assert yaml.safe_load((results / "config.yaml").read_text())["network"]["patch"] == 2
 
 
 def test_samples_are_kept_with_their_mean_and_spread(finished):
@@ -112,11 +164,10 @@ def test_nothing_is_left_to_do(finished):
     assert "Nothing to be done" in result.stdout, result.stdout[-2000:]
 
 
-def test_the_report_shows_every_figure(finished):
-    result = snakemake(finished, "--cores", "1", "--report", "results/tiny/report.html")
-    assert result.returncode == 0, result.stdout[-3000:]
-    text = (finished / "results" / "tiny" / "report.html").read_text()
-    for name in ("panel.png", "training.png", "summary.html", "previews/shards_subject03.png"):
+def test_the_report_shows_every_figure(report):
+    text = report.read_text()
+    figures = [f"{figure}.png" for figure in FIGURES]
+    for name in (*figures, "table1.html", "previews/shards_subject03.png"):
         assert name in text
     assert "demonstration-sized networks" in text
 
@@ -156,6 +207,7 @@ def test_a_damaged_file_stops_the_rule_that_reads_it(finished, tmp_path):
         ("sed=1", "did you mean 'seed'"),
         ("projector=fast", "projector: "),
         ("seed=-1", "seed: "),
+        ("variants={X: {method: PnPNet, epoch: 1}}", "variants.X.epoch: is not a known key"),
     ],
 )
 def test_a_bad_configuration_stops_before_any_job(tmp_path, setting, message):
@@ -188,5 +240,7 @@ def test_the_default_configuration_is_the_papers_experiment(tmp_path):
     for rule in ("fetch", "phantom", "slices", "sinogram", "osem", "fbp", "shard"):
         assert jobs[rule] == 20
     assert jobs["system_matrix"] == 1
-    assert jobs["train"] == len(METHODS) == 6
+    assert jobs["train"] == len(METHODS) + 3 == 9  # LegoPET with three dropouts
     assert jobs["reconstruct"] == 2 * len(METHODS)
+    assert jobs["sweep"] == 2 + 3 + 1
+    assert not {"uncertainty", "calibration"} & jobs.keys()  # of one sample
