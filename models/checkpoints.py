@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import math
 import pickle
+import re
+import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +20,19 @@ from torch import nn
 from models import METHODS
 from models.dataset import Scales
 from models.method import Method
-from pipeline import hdf5
 from pipeline.errors import InputError
+from pipeline.files import Sink, atomic, check_readable
 
 METADATA_KEY = "legopet"
 """One key with all metadata: safetensors does not keep the order of several."""
 
 WEIGHTS_REMEDY = "delete it and train again: snakemake --cores all -- {}"
+
+PREDICTING = (
+    *("conditioning", "features", "width", "blocks", "convolutions"),
+    *("timesteps", "noise_schedule", "beta_start", "beta_end", "prediction"),
+)
+"""Settings that decide, with the weights, what a method predicts."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,24 @@ class Metadata:
     step: int
     epoch: int
     features_sha256: str | None
+
+    def wrong(self) -> str | None:
+        """Name a value that no training run writes, if there is one."""
+        types: dict[str, Any] = {
+            **dict.fromkeys(("model", "method"), str),
+            **dict.fromkeys(("network", "settings"), dict),
+            **dict.fromkeys(("seed", "step", "epoch"), int),
+            "features_sha256": str | None,
+        }
+        for name, kind in types.items():
+            if not isinstance(value := getattr(self, name), kind):
+                return f"the {name} {value!r}"
+        if self.method not in METHODS:
+            return f"the method {self.method!r}, where there are {', '.join(METHODS)}"
+        for name, value in self.scales.to_dict().items():
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                return f"the scale {value!r} of {name}"
+        return None
 
 
 def build(name: str, network: Mapping[str, Any], settings: Mapping[str, Any]) -> Method:
@@ -97,9 +125,12 @@ def save(path: Path, network: nn.Module, averaged: nn.Module | None, metadata: M
     if averaged is not None:
         tensors |= {EMA_PREFIX + name: t for name, t in averaged.state_dict().items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with hdf5.atomic(path) as temporary:
+    with atomic(path) as temporary:
         text = json.dumps(asdict(metadata), sort_keys=True)
-        save_file(tensors, temporary, metadata={METADATA_KEY: text})
+        try:
+            save_file(tensors, temporary, metadata={METADATA_KEY: text})
+        except SafetensorError as error:  # a full disk
+            raise OSError(str(error)) from error
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -112,19 +143,27 @@ def read_metadata(path: Path) -> Metadata:
     """
     path = Path(path)
     remedy = WEIGHTS_REMEDY.format(path)
-    if not path.exists():
-        raise InputError(path, "does not exist", remedy.removeprefix("delete it and "))
+    check_readable(path, "file of weights", remedy)
     try:
         with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {})[METADATA_KEY])
-        return Metadata(**{**found, "scales": Scales(**found["scales"])})
+            text = (file.metadata() or {})[METADATA_KEY]
+        found = json.loads(text)
+        metadata = Metadata(**{**found, "scales": Scales(**found["scales"])})
     except (SafetensorError, OSError) as error:
         raise InputError(path, f"is damaged ({error})", remedy) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(path, "lacks this project's metadata", remedy) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(path, f"lacks this project's metadata ({error})", remedy) from error
+    if wrong := metadata.wrong():
+        raise InputError(path, f"has metadata that no training writes: {wrong}", remedy)
+    return metadata
 
 
-def load(path: Path, network: Mapping[str, Any], weights: str = "raw") -> tuple[Method, Metadata]:
+def load(
+    path: Path,
+    network: Mapping[str, Any],
+    weights: str = "raw",
+    model: Mapping[str, Any] | None = None,
+) -> tuple[Method, Metadata]:
     """Rebuild a trained method, on the CPU and in evaluation mode.
 
     Parameters
@@ -135,20 +174,23 @@ def load(path: Path, network: Mapping[str, Any], weights: str = "raw") -> tuple[
         The configuration's ``network``, which must be the one it was trained with.
     weights : str
         "raw", or "ema" for their moving average.
+    model : mapping or None
+        The model that they must be of, a `pipeline.experiment.Model` as a dict; None for any.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, of an unknown method, of another network, or has no moving
-        average when asked for it.
+        If the file is missing, damaged, of an unknown method, of another model or network, or has
+        no moving average when asked for it.
     """
     metadata = read_metadata(path)
-    asked = json.loads(json.dumps(dict(network)))  # lists for tuples, as in the file
-    changed = list(differences(metadata.network, asked, "network"))
-    if changed:
-        problem = f"was trained with another network ({'; '.join(changed)})"
-        raise InputError(path, problem, "restore the configuration, or train again")
-    method = build(metadata.method, metadata.network, metadata.settings)
+    _check_asked(path, metadata, network, model)
+    remedy = WEIGHTS_REMEDY.format(path)
+    try:
+        method = build(metadata.method, metadata.network, metadata.settings)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        problem = f"has settings that make no {metadata.method} ({error!r})"
+        raise InputError(path, problem, remedy) from error
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if name.startswith(EMA_PREFIX)]  # noqa: SIM118
         if weights == "ema" and not names:
@@ -160,13 +202,38 @@ def load(path: Path, network: Mapping[str, Any], weights: str = "raw") -> tuple[
         if weights == "raw":
             names = sorted({*file.keys()} - {*names})
         tensors = {name.removeprefix(EMA_PREFIX): file.get_tensor(name) for name in names}
+    expected = method.network.state_dict()
+    for name, tensor in tensors.items():
+        if name in expected and tensor.dtype != expected[name].dtype:
+            problem = f"has '{name}' as {tensor.dtype}, not {expected[name].dtype}"
+            raise InputError(path, problem, remedy)
+        if not tensor.isfinite().all():
+            raise InputError(path, f"has values in '{name}' that are not finite", remedy)
     try:
         method.network.load_state_dict(tensors)
     except RuntimeError as error:
         problem = f"does not hold the weights of {metadata.method} ({str(error).splitlines()[-1]})"
-        raise InputError(path, problem, WEIGHTS_REMEDY.format(path)) from error
+        raise InputError(path, problem, remedy) from error
     method.network.eval()
     return method, metadata
+
+
+def _check_asked(
+    path: Path, metadata: Metadata, network: Mapping[str, Any], model: Mapping[str, Any] | None
+) -> None:
+    """Refuse weights of another model or network before anything is built by their settings."""
+    if model is not None and metadata.model != model["name"]:
+        problem = f"is of {metadata.model}, not {model['name']}"
+        raise InputError(path, problem, "give the model's own weights")
+    changed = list(differences(metadata.network, _plain(network), "network"))
+    if model is not None:
+        changed += differences(metadata.method, model["method"], "method")
+        asked = _plain(model["settings"])
+        for name in PREDICTING:
+            changed += differences(metadata.settings.get(name), asked.get(name), name)
+    if changed:
+        problem = f"was trained with another network ({'; '.join(changed)})"
+        raise InputError(path, problem, "restore the configuration, or train again")
 
 
 def attach_features(method: Method, metadata: Metadata, features: Path | None) -> str | None:
@@ -196,10 +263,13 @@ def attach_features(method: Method, metadata: Metadata, features: Path | None) -
             return None
         problem = f"asks for {wanted}, and the weights given are {features}"
         raise InputError(where, problem, "give the weights of the model that it names")
-    source, found = load(features, metadata.network)
-    digest = sha256(features)
+    found = read_metadata(features)
     if found.model != wanted:
         raise InputError(features, f"is of {found.model}, not {wanted}", f"give {wanted}'s")
+    if found.method != "PnPNet":
+        raise InputError(features, f"is a {found.method}, not a PnPNet", f"give {wanted}'s weights")
+    source, found = load(features, metadata.network)
+    digest = sha256(features)
     if found.scales != metadata.scales:
         problem = f"was trained at {found.scales}, not {metadata.scales}"
         raise InputError(features, problem, f"train {wanted} again on the same shards")
@@ -214,24 +284,66 @@ def attach_features(method: Method, metadata: Metadata, features: Path | None) -
 
 
 def save_working(path: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of a run (tensors, numbers, strings, and dicts and lists of them)."""
-    with hdf5.atomic(path) as temporary:
-        torch.save(dict(state), temporary)
-
-
-def load_working(path: Path) -> dict[str, Any]:
-    """Read what `save_working` wrote.
+    """Write the state of a run (tensors, numbers, strings, and dicts and lists of them).
 
     Raises
     ------
     InputError
-        If the file is damaged.
+        If the file cannot be written.
     """
+    with atomic(path) as temporary, Sink(temporary) as sink:
+        torch.save(dict(state), sink)
+
+
+def load_working(path: Path) -> dict[str, Any]:
+    """Read what `save_working` wrote; nothing that a file names is ever run.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or holds anything but tensors and plain values.
+    """
+    with restoring(path):
+        _check_archive(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+        return state
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Say that a working checkpoint is damaged if what is done with it fails."""
+    remedy = f"delete {path.parent} to start this run anew"
+    check_readable(path, "checkpoint", remedy)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        remedy = f"delete {path.parent} to start this run anew"
-        raise InputError(path, f"is damaged ({error})", remedy) from error
+        yield
+    except pickle.UnpicklingError as error:
+        # PyTorch's text advises to load the file with weights_only=False, which would run it.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = named[1] if named else "objects of other kinds"
+        problem = f"holds {what} beside tensors and plain values, and was not loaded"
+        raise InputError(path, problem, remedy) from error
+    except InputError:
+        raise
+    except Exception as error:  # torch and zipfile let through all that their parsers raise
+        raise InputError(path, f"is damaged ({type(error).__name__}: {error})", remedy) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse damaged and packed entries: torch checks no checksums, and unpacks without limit."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its entries are packed, or overlap")
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {name} is wrong")
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy settings as a file has them, with lists for tuples."""
+    return json.loads(json.dumps(dict(settings)))
 
 
 def differences(old: Any, new: Any, name: str) -> Iterator[str]:

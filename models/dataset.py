@@ -177,7 +177,8 @@ class ShardSlices(Dataset[dict[str, Any]]):
         for number, path in enumerate(self.paths):
             with shards.opened(path) as file:
                 _check_shape(file, size)
-                rows = zip(file["rotation"][:], file["slice_index"][:], strict=True)
+                names = (hdf5.finite(file[name]) for name in ("rotation", "slice_index"))
+                rows = zip(*names, strict=True)
                 for row, (rotation, index) in enumerate(rows):
                     self.positions.append((number, row))
                     self.keys.append(SliceKey(subject_of(file), int(rotation), int(index)))
@@ -237,6 +238,8 @@ def _check_shape(file: h5py.File, size: int) -> None:
             f"of {size} x {size}",
             "set network.size to the size of the images, at least that of the sinograms",
         )
+    for name in ("fbp", "activity", "labels"):
+        hdf5.check_shape(file[name], image)
 
 
 # --- batches -----------------------------------------------------------------------------------

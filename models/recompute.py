@@ -18,6 +18,7 @@ from models.reconstruct import Reconstructor
 from pipeline import shards
 from pipeline.errors import InputError
 from pipeline.experiment import models_of
+from pipeline.files import check_readable
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "config.yaml"
 
@@ -28,10 +29,20 @@ LINE = ["estimate", "metric", "reference", "region"]
 
 
 def configuration(overlays: Sequence[Path]) -> dict[str, Any]:
-    """Lay configuration files over config/config.yaml, as Snakemake's ``--configfile`` does."""
+    """Lay configuration files over config/config.yaml, as Snakemake's ``--configfile`` does.
+
+    Raises
+    ------
+    InputError
+        If one is missing or is no configuration.
+    """
     config: dict[str, Any] = {}
     for path in (CONFIG, *overlays):
-        update_config(config, yaml.safe_load(path.read_text()))
+        check_readable(path, "configuration", "correct its path")
+        try:
+            update_config(config, dict(yaml.safe_load(path.read_text())))
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise InputError(path, f"is no configuration ({error})", "correct it") from error
     return config
 
 

@@ -13,7 +13,6 @@ from models import checkpoints
 from models.dataset import ShardSlices, batches, in_order
 from models.devices import make_fabric
 from pipeline import hdf5
-from pipeline.errors import InputError
 from pipeline.hdf5 import Dataset
 
 RECONSTRUCTION = hdf5.Kind(
@@ -77,10 +76,9 @@ class Reconstructor:
         self.settings, self.seed = settings, settings["model"]["seed"]
         self.fabric = make_fabric(settings["training"], 1, threads)
         which = settings["sampling"]["weights"]
-        self.method, self.metadata = checkpoints.load(weights, settings["network"], which)
-        if self.metadata.model != settings["model"]["name"]:
-            problem = f"is of {self.metadata.model}, not {settings['model']['name']}"
-            raise InputError(weights, problem, "give the model's own weights")
+        self.method, self.metadata = checkpoints.load(
+            weights, settings["network"], which, settings["model"]
+        )
         self.sha256 = checkpoints.sha256(weights)
         self.features_sha256 = checkpoints.attach_features(self.method, self.metadata, features)
         self.parameters = self.method.parameter_count()

@@ -12,6 +12,8 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pipeline.files import atomic, writing
+
 log = logging.getLogger(__name__)
 
 QUALITY = (
@@ -91,7 +93,7 @@ class RunLog:
             **{name: f"{quality[name]:.6g}" if name in quality else "" for name in QUALITY},
         }
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row, lineterminator="\n")
             if new:
                 writer.writeheader()
@@ -127,4 +129,5 @@ class RunLog:
         if step == 0 or not header.endswith("\n"):
             self.path.unlink()
         else:
-            self.path.write_text(header + "".join(kept))
+            with atomic(self.path) as temporary:
+                temporary.write_text(header + "".join(kept))

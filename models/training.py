@@ -37,8 +37,8 @@ from models.resuming import identity, stop_requests
 from models.runlog import RunLog
 from models.seeds import generator, seed_of
 from models.unet import UNet, trainable_parameters
-from pipeline import hdf5
 from pipeline.errors import InputError
+from pipeline.files import atomic, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def train(
     SystemExit
         After SIGTERM or SIGINT, once the working checkpoint is written.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     run = Run(settings, train_shards, validation_shards, run_dir, features, threads)
     with stop_requests() as signals:
         run.train(signals)
@@ -95,9 +95,9 @@ def train(
     copies = {run_dir / "run.yaml": output.with_suffix(".yaml"), run_dir / "log.csv": log_csv}
     copies |= {path: kept / path.name for path in run.epoch_checkpoints()}
     run.save_weights(output)
-    kept.mkdir(parents=True, exist_ok=True)
+    make_folder(kept)
     for source, target in copies.items():
-        with hdf5.atomic(target) as temporary:
+        with atomic(target) as temporary:
             shutil.copyfile(source, temporary)
 
 
@@ -150,6 +150,7 @@ class Run:
         digest = checkpoints.attach_features(self.method, self.metadata, features)
         self.metadata = replace(self.metadata, features_sha256=digest)
         self._set_up_on_devices()
+        log_state = self._resume(train_shards)
         if self.fabric.is_global_zero:
             facts = {
                 "total_steps": self.total,
@@ -162,7 +163,6 @@ class Run:
                 "threads": threads,
             }
             record.write(run_dir / "run.yaml", self.metadata, self.training, facts)
-        log_state = self._resume(train_shards)
         self.log: RunLog | None = None
         if self.fabric.is_global_zero:
             if self.step == 0:  # checkpoints of another run, which gives way to this one
@@ -339,7 +339,7 @@ class Run:
         steps = self.own["keep_every_epochs"] * self.steps_per_epoch
         if self.log and steps and self.step % steps == 0:
             path = self._epoch_checkpoint(self.step // self.steps_per_epoch)
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             self.save_weights(path)
 
     # --- working checkpoint ----------------------------------------------------------------------
@@ -369,23 +369,24 @@ class Run:
         if not self.working.exists():
             return None
         state = checkpoints.load_working(self.working)
-        old, new = json.loads(state["identity"]), json.loads(self.identity)
-        changed = list(checkpoints.differences(old, new, "run"))
-        if changed and state["finished"]:
-            return None  # nothing of value would be lost
-        if state["step"] > self.total:
-            changed.append(f"it has done {state['step']} steps, and {self.total} are asked for")
-        if changed:
-            raise InputError(
-                self.working,
-                f"belongs to another run ({'; '.join(changed)})",
-                f"restore what differs to finish that run, or delete {self.folder} to start anew",
-            )
-        for name, part in self.parts.items():
-            part.plain.load_state_dict(state["parts"][name]["weights"])
-            part.optimiser.load_state_dict(state["parts"][name]["optimiser"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+        with checkpoints.restoring(self.working):
+            old, new = json.loads(state["identity"]), json.loads(self.identity)
+            changed = list(checkpoints.differences(old, new, "run"))
+            if changed and state["finished"]:
+                return None  # nothing of value would be lost
+            if state["step"] > self.total:
+                changed.append(f"it has done {state['step']} steps, and {self.total} are asked for")
+            if changed:
+                raise InputError(
+                    self.working,
+                    f"belongs to another run ({'; '.join(changed)})",
+                    f"restore what differs to finish it, or delete {self.folder} to start anew",
+                )
+            for name, part in self.parts.items():
+                part.plain.load_state_dict(state["parts"][name]["weights"])
+                part.optimiser.load_state_dict(state["parts"][name]["optimiser"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
         self.step = state["step"]
         log.info("resumed at step %d of %d", self.step, self.total)
         return state["log"]
@@ -395,6 +396,5 @@ class Run:
         return InputError(
             self.folder,
             f"{problem}; {kept}",
-            f"lower the learning_rate of {self.metadata.model} (and delete {self.folder}), or look "
-            "at those slices",
+            f"lower the model's learning_rate (and delete {self.folder}), or look at those slices",
         )

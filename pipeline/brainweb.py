@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from pipeline import hdf5, kinds
 from pipeline.errors import InputError
+from pipeline.files import writing
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ SHAPE = (362, 434, 362)  # z inferior to superior, y posterior to anterior, x le
 VOXEL_MM = (0.5, 0.5, 0.5)  # z, y, x
 AFFINE_MM = np.diag(VOXEL_MM)[:, ::-1]
 """World (x right, y anterior, z superior) in mm per step along array axes z, y, x."""
-
 
 FILE_NAMES = (
     "{subject}_crisp_v.mnc.gz",
@@ -128,7 +128,7 @@ def _contents(path: Path, limit: int) -> bytes:
         problem = f"is a truncated or damaged gzip file ({error})"
         raise _DamagedError(path, problem, REPLACE) from error
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error})", "correct brainweb_dir") from error
+        raise InputError(path, f"cannot be read ({error})", "allow reading it") from error
     _refuse_html(data[:4096], path)
     if len(data) > limit:
         raise InputError(path, f"holds more than the {limit} bytes of {SHAPE} voxels", REPLACE)
@@ -233,9 +233,12 @@ def find_local(folder: str | Path, subject: str) -> Path:
     """Find a subject's volume in a folder by `FILE_NAMES`; InputError if there is none."""
     folder, number = Path(folder).expanduser(), subject.removeprefix("subject")
     names = [name.format(subject=subject, number=number) for name in FILE_NAMES]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
+    try:
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    except OSError as error:
+        raise InputError(folder, f"cannot be read ({error})", "allow reading it") from error
     remedy = "put the volume there, or correct brainweb_dir, or set it to '' to download"
     problem = f"lacks {subject}; looked for {', '.join(names)}"
     raise InputError(folder, problem if folder.is_dir() else "is not a folder", remedy)
@@ -388,13 +391,10 @@ def fetch(output: str | Path, subject: str, known: Mapping[str, str], local_dir:
         labels, where, origin = read_labels(path), str(path), path.name
     else:
         where = origin = download_url(subject)
-        try:
-            with tempfile.TemporaryDirectory(
-                prefix=f".{output.name}.", dir=output.parent
-            ) as beside:
-                labels = read_labels(download(subject, beside))
-        except OSError as error:  # a full disk, or a folder that takes no files
-            remedy = f"free space in, or allow writing to, {output.parent.resolve()}"
-            raise InputError(output, f"no room for the download ({error})", remedy) from error
+        with (
+            writing(output),
+            tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder,
+        ):
+            labels = read_labels(download(subject, folder))
     verify(labels, subject, known.get(subject), known, where)
     write_labels(output, labels, VOXEL_MM, source="brainweb", origin=origin, subject=subject)

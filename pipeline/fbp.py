@@ -189,6 +189,8 @@ def reconstruct(
     method = FilteredBackProjection(ring, grid, settings["window"], settings["cutoff"])
     images = []
     with hdf5.opened(sinogram, SINOGRAM) as file:
+        for name in ("prompts", "attenuation_factors"):
+            hdf5.check_shape(file[name], (ring.views, ring.radial_bins))
         identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
         for rotation in np.unique(identity["rotation"]):
             rows = np.flatnonzero(identity["rotation"] == rotation)

@@ -5,11 +5,9 @@ A `Kind` declares what a file holds; `write` puts all of it under the final name
 """
 
 import hashlib
-import io
 import json
-import os
+import math
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,12 +19,22 @@ import h5py
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.files import Sink, atomic, check_readable
 
 SCHEMA_VERSION = 1
 """Raised whenever the meaning of any dataset changes; older files are then refused."""
 
 CHUNK_LENGTH = 1 << 20
 """Entries in a chunk of datasets with one axis."""
+
+GZIP_RATIO = 1032
+"""Bytes that one byte of gzip's can stand for, at most."""
+
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
+"""What h5py raises for damaged files."""
+
+SHARED_AXES = ("slice", "z")
+"""First axes that all datasets of a file have in common, and so their length."""
 
 PROVENANCE_PACKAGES = ("numpy", "scipy", "torch", "h5py", "nibabel", "brainweb", "parallelproj")
 
@@ -47,11 +55,15 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Kind:
-    """Declaration of one kind of file: its name, the rule that makes it, and its datasets."""
+    """Declaration of one kind of file: its name, the rule that makes it, and what it holds.
+
+    Of the attributes, only those that other rules read are declared.
+    """
 
     name: str
     rule: str
     datasets: Mapping[str, Dataset]
+    attributes: tuple[str, ...] = ()
 
 
 def provenance(settings: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
@@ -113,7 +125,7 @@ def write(
         raise ValueError(f"{kind.name}: {sorted(arrays)} given, {sorted(kind.datasets)} declared")
     with (
         atomic(path) as temporary,
-        _Sink(temporary) as sink,
+        Sink(temporary) as sink,
         h5py.File(sink, "w", libver="v110") as file,  # older formats do not checksum metadata
     ):
         file.attrs["schema_version"] = SCHEMA_VERSION
@@ -125,44 +137,6 @@ def write(
             _write_dataset(file, name, kind.datasets[name], arrays[name])
             if sink.failed:
                 break
-
-
-class _Sink(io.FileIO):
-    """File that h5py writes into; a failed write is raised by `close`, not by `write`.
-
-    After a failed write (a full disk), libhdf5 leaves the file half open and may crash the
-    interpreter at its end; so it never learns of one.
-    """
-
-    def __init__(self, path: Path):
-        super().__init__(path, "r+")
-        self.failed: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write all of ``data``, or nothing once a write has failed."""
-        view = memoryview(data)
-        written = 0
-        try:
-            while written < len(view) and not self.failed:
-                written += super().write(view[written:])
-        except OSError as error:
-            self.failed = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        """Set the file's length, as `io.FileIO.truncate`."""
-        try:
-            return 0 if self.failed else super().truncate(size)
-        except OSError as error:
-            self.failed = error
-            return 0
-
-    def close(self) -> None:
-        """Close the file, then raise the failure, if there was one."""
-        super().close()
-        if self.failed:
-            error, self.failed = self.failed, None
-            raise error
 
 
 def _write_dataset(
@@ -191,39 +165,6 @@ def _write_dataset(
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; rename it on success, delete it on failure.
-
-    Raises
-    ------
-    InputError
-        If the operating system refuses (no space, no permission, no folder).
-    """
-    path = Path(path)
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        folder = path.parent.resolve()
-        mend = "free space in, or allow writing to," if folder.is_dir() else "make the folder"
-        raise InputError(
-            path, f"cannot be written ({error})", f"{mend} {folder}, then run the rule again"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
 def opened(path: str | Path, kind: Kind) -> Iterator[h5py.File]:
     """Open a file for reading after checking its kind, schema version, datasets and dtypes.
 
@@ -236,16 +177,15 @@ def opened(path: str | Path, kind: Kind) -> Iterator[h5py.File]:
     """
     path = Path(path)
     remedy = f"delete it and run rule '{kind.rule}' again: snakemake --cores all -- {path}"
+    check_readable(path, "HDF5 file", remedy)
     try:
         file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise InputError(path, "does not exist", remedy.removeprefix("delete it and ")) from None
     except OSError as error:
         raise InputError(path, f"is not a readable HDF5 file ({error})", remedy) from error
     with file:
         try:
             _check(file, path, kind, remedy)
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # all from h5py
+        except HDF5_ERRORS as error:
             raise InputError(path, f"is damaged ({error})", remedy) from error
         yield file
 
@@ -257,12 +197,14 @@ def _check(file: h5py.File, path: Path, kind: Kind, remedy: str) -> None:
         raise InputError(path, f"has schema version {found}, not {SCHEMA_VERSION}", remedy)
     if attributes.get("kind") != kind.name or attributes.get("rule") != kind.rule:
         raise InputError(path, f"is a '{attributes.get('kind')}', not a '{kind.name}'", remedy)
+    for name in kind.attributes:
+        if name not in attributes:
+            raise InputError(path, f"lacks the attribute '{name}'", remedy)
+    lengths: dict[str, set[int]] = {axis: set() for axis in SHARED_AXES}
     for name, declared in kind.datasets.items():
-        if declared.optional and name not in file:
+        if declared.optional and file.get(name, getlink=True) is None:
             continue
-        if file.get(name, getclass=True) is not h5py.Dataset:
-            raise InputError(path, f"lacks the dataset '{name}'", remedy)
-        dataset = file[name]
+        dataset = stored(file, name, path, remedy)
         if dataset.dtype != declared.dtype or dataset.ndim != len(declared.axes):
             raise InputError(
                 path,
@@ -270,6 +212,52 @@ def _check(file: h5py.File, path: Path, kind: Kind, remedy: str) -> None:
                 f"not {declared.dtype} {declared.axes}",
                 remedy,
             )
+        lengths.get(declared.axes[0], set()).add(len(dataset))
+    for axis, found_lengths in lengths.items():
+        if len(found_lengths) > 1 or 0 in found_lengths:
+            problem = f"has datasets with {sorted(found_lengths)} entries along the axis '{axis}'"
+            raise InputError(path, problem, remedy)
+
+
+def stored(file: h5py.File, name: str, path: Path, remedy: str) -> h5py.Dataset:
+    """Give a dataset whose values lie in this very file, and not more than fit into it.
+
+    HDF5 knows links to other files, datasets whose values lie in other files, and shapes without
+    values; a file from elsewhere could show any file of this machine, or ask for any memory.
+
+    Raises
+    ------
+    InputError
+        If there is no such dataset.
+    """
+    link = file.get(name, getlink=True)
+    if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+        raise InputError(path, f"has a link to another place as its dataset '{name}'", remedy)
+    if link is None or file.get(name, getclass=True) is not h5py.Dataset:
+        raise InputError(path, f"lacks the dataset '{name}'", remedy)
+    dataset = file[name]
+    if dataset.shape is None or dataset.is_virtual or dataset.external:
+        raise InputError(path, f"does not itself hold the values of '{name}'", remedy)
+    held = dataset.id.get_storage_size()
+    if math.prod(dataset.shape) * dataset.dtype.itemsize > GZIP_RATIO * held:
+        problem = f"declares {dataset.shape} for '{name}' and holds {held} bytes of it"
+        raise InputError(path, problem, remedy)
+    return dataset
+
+
+def check_shape(dataset: h5py.Dataset, shape: tuple[int, ...]) -> None:
+    """Refuse a dataset whose last axes have other lengths than the configuration asks for.
+
+    Raises
+    ------
+    InputError
+        Naming the file, the dataset and the rule to run again.
+    """
+    found = dataset.shape[-len(shape) :]
+    if found != shape:
+        path, remedy = _mending(dataset)
+        problem = f"dataset '{dataset.name}' has {found} for {shape} along its last axes"
+        raise InputError(path, problem, remedy)
 
 
 def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
@@ -280,16 +268,24 @@ def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
     InputError
         Naming the file, the dataset and the rule to run again.
     """
-    path, rule = dataset.file.filename, dataset.file.attrs["rule"]
-    remedy = f"delete it and run rule '{rule}' again: snakemake --cores all -- {path}"
+    path, remedy = _mending(dataset)
     try:
         array = np.asarray(dataset[selection])
+    except MemoryError as error:
+        problem = f"dataset '{dataset.name}' of {dataset.shape} does not fit into memory ({error})"
+        raise InputError(path, problem, "give the job more memory") from error
     except (OSError, RuntimeError) as error:
         raise InputError(path, f"dataset '{dataset.name}' is damaged ({error})", remedy) from error
     if not np.isfinite(array).all():
         count = np.count_nonzero(~np.isfinite(array))
         raise InputError(path, f"dataset '{dataset.name}' has {count} non-finite values", remedy)
     return array
+
+
+def _mending(dataset: h5py.Dataset) -> tuple[str, str]:
+    """Name of a dataset's file, and what to do if it is bad."""
+    path, rule = dataset.file.filename, dataset.file.attrs["rule"]
+    return path, f"delete it and run rule '{rule}' again: snakemake --cores all -- {path}"
 
 
 def read(

@@ -8,6 +8,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.files import writing
+
+FORMAT = "%(asctime)s %(message)s"
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing where the disk is full: the message on stderr says enough."""
+
+
+def _log_to(path: str) -> None:
+    with writing(path):
+        handler = _LogFile(path, mode="w")
+    handler.setFormatter(logging.Formatter(FORMAT))
+    logging.root.addHandler(handler)
 
 
 @contextmanager
@@ -17,15 +32,12 @@ def job(snakemake: Any) -> Iterator[None]:
     Bad input ends the process with its one-screen message and exit code 1; any other error with
     its traceback. Both reach the log file.
     """
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    handlers.append(logging.FileHandler(snakemake.log[0], mode="w"))
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers, force=True
-    )
+    logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr, force=True)
     logging.captureWarnings(True)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(snakemake.threads)
     try:
+        _log_to(snakemake.log[0])
         yield
     except InputError as error:
         logging.error("\nRule '%s' stopped.\n%s\n", snakemake.rule, error)

@@ -9,6 +9,7 @@ LABELS = Kind(
     name="labels",
     rule="fetch",
     datasets={"labels": Dataset("uint8", ("z", "y", "x"), "class", "tissue class, RAS+")},
+    attributes=("source", "labels_sha256", "voxel_mm"),
 )
 
 PHANTOM = Kind(
@@ -19,6 +20,7 @@ PHANTOM = Kind(
         "attenuation": Dataset("float32", ("z", "y", "x"), "1/cm", "at 511 keV"),
         "labels": Dataset("uint8", ("z", "y", "x"), "class", "BrainWeb tissue class"),
     },
+    attributes=("source", "labels_sha256", "voxel_mm", "orientation"),
 )
 
 SLICE_IDENTITY = {
@@ -54,6 +56,7 @@ SLICES = Kind(
         ),
         **SLICE_IDENTITY,
     },
+    attributes=(*SUBJECT_FACTS, "oversampling"),
 )
 
 SYSTEM_MATRIX = Kind(
@@ -71,6 +74,7 @@ SYSTEM_MATRIX = Kind(
             ("row_starts", "int64", "1"),
         )
     },
+    attributes=("config",),
 )
 
 SINOGRAM = Kind(
@@ -94,6 +98,7 @@ SINOGRAM = Kind(
         ),
         **SLICE_IDENTITY,
     },
+    attributes=SUBJECT_FACTS,
 )
 
 OSEM = Kind(
@@ -103,6 +108,7 @@ OSEM = Kind(
         "image": Dataset("float32", ("slice", "y", "x"), "activity", "OSEM reconstruction"),
         **SLICE_IDENTITY,
     },
+    attributes=SUBJECT_FACTS,
 )
 
 FBP = Kind(
@@ -112,4 +118,5 @@ FBP = Kind(
         "image": Dataset("float32", ("slice", "y", "x"), "activity", "FBP reconstruction"),
         **SLICE_IDENTITY,
     },
+    attributes=SUBJECT_FACTS,
 )

@@ -87,6 +87,8 @@ def reconstruct(
     plain = ForwardModel(projector, simulation["psf_fwhm_mm"])
     images = []
     with hdf5.opened(sinogram, SINOGRAM) as file:
+        for name in ("prompts", "attenuation_factors"):
+            hdf5.check_shape(file[name], (projector.ring.views, projector.ring.radial_bins))
         identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
         for start in range(0, len(identity["rotation"]), SLICES_AT_A_TIME):
             part = np.s_[start : start + SLICES_AT_A_TIME]

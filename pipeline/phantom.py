@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from pipeline import hdf5
+from pipeline.errors import InputError
 from pipeline.kinds import LABELS, PHANTOM
 from pipeline.seeds import generator
 
@@ -64,8 +65,16 @@ def phantom(
         File of rule ``fetch``, stored as RAS (x to the right, y to anterior).
     texture
         The configuration's section: ``fraction`` (0: none) and ``sigma_voxels``.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or holds anything but classes.
     """
     arrays, attributes = hdf5.read(labels, LABELS)
+    if (highest := int(arrays["labels"].max())) >= len(brainweb.Act.all_labels):
+        remedy = f"delete it and run rule 'fetch' again: snakemake --cores all -- {labels}"
+        raise InputError(labels, f"has labels up to {highest}, where 11 is the last", remedy)
     classes = np.ascontiguousarray(arrays["labels"][:, ::-1, ::-1])
     activity = class_values(brainweb.FDG).take(classes)
     if texture["fraction"] > 0:

@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from pipeline.errors import InputError
-from pipeline.hdf5 import SCHEMA_VERSION, atomic, finite
+from pipeline.files import atomic, check_readable
+from pipeline.hdf5 import SCHEMA_VERSION, finite, stored
 
 SHOWN = 6
 """Images of each dataset on a contact sheet."""
@@ -37,6 +38,7 @@ def open_any(path: Path) -> Iterator[h5py.File]:
     InputError
         If it is missing, damaged or not the pipeline's.
     """
+    check_readable(path, "HDF5 file", "check the path, or run its rule again")
     try:
         with h5py.File(path, "r") as file:
             found = file.attrs.get("schema_version")
@@ -46,8 +48,10 @@ def open_any(path: Path) -> Iterator[h5py.File]:
                     f"has schema version {found}, not {SCHEMA_VERSION}",
                     "only files that this version of the pipeline wrote can be previewed",
                 )
+            for name in file:
+                stored(file, name, path, "delete it and run its rule again")
             yield file
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, MemoryError) as error:
         raise InputError(
             path, f"cannot be read ({error})", "check the path, or run its rule again"
         ) from error

@@ -358,17 +358,18 @@ def load(name: str, ring: Ring, grid: Grid, subsets: int, matrix: str | Path | N
     if matrix is None:
         raise ValueError("the sparse projector needs a system matrix file")
     with hdf5.opened(matrix, SYSTEM_MATRIX) as file:
-        wanted = _geometry(ring, grid, subsets)
-        if json.loads(file.attrs["config"]) != wanted:
-            raise InputError(
-                matrix,
-                f"was made for {file.attrs['config']}, not for {json.dumps(wanted)}",
-                "delete it and run rule 'system_matrix' again",
-            )
+        found, wanted = file.attrs["config"], _geometry(ring, grid, subsets)
+        remedy = "delete it and run rule 'system_matrix' again"
         pixels = int(field_of_view(ring, grid).sum())
         lors = ring.views // subsets * ring.radial_bins
-        forward = _read_matrices(file, "forward", subsets, (lors, pixels))
-        back = _read_matrices(file, "back", subsets, (pixels, lors))
+        try:
+            if json.loads(found) != wanted:
+                problem = f"was made for {found}, not for {json.dumps(wanted)}"
+                raise InputError(matrix, problem, remedy)
+            forward = _read_matrices(file, "forward", subsets, (lors, pixels))
+            back = _read_matrices(file, "back", subsets, (pixels, lors))
+        except (ValueError, TypeError) as error:
+            raise InputError(matrix, f"holds no such matrices ({error})", remedy) from error
     return SparseProjector(ring, grid, forward, back, device)
 
 
@@ -382,7 +383,7 @@ def _read_matrices(
     weights = hdf5.finite(file[f"{operator}_weights"])
     columns = hdf5.finite(file[f"{operator}_columns"])
     starts = hdf5.finite(file[f"{operator}_row_starts"]).reshape(subsets, shape[0] + 1)
-    return [
+    matrices = [
         scipy.sparse.csr_array(
             (
                 weights[row_starts[0] : row_starts[-1]],
@@ -393,3 +394,6 @@ def _read_matrices(
         )
         for row_starts in starts
     ]
+    for matrix in matrices:
+        matrix.check_format()  # torch would read whatever lies where an index leads
+    return matrices

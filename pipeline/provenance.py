@@ -82,11 +82,11 @@ def differences(path: Path) -> list[str]:
         If the record is missing or damaged.
     """
     try:
-        files = json.loads(path.read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = json.loads(path.read_text())["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(path, f"is no record ({error})", "run rule 'provenance' again") from error
     found = []
-    for name, expected in files.items():
+    for name, expected in files:
         if not Path(name).is_file():
             found.append(f"{name}: missing")
         elif _sha256(Path(name)) != expected:

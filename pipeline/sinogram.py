@@ -65,6 +65,8 @@ def sinogram(slices: Path, output: Path, settings: Mapping[str, Any], projector:
     """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in SINOGRAM.datasets}
     with hdf5.opened(slices, SLICES) as file:
+        for name in ("activity", "attenuation"):
+            hdf5.check_shape(file[name], (projector.grid.size, projector.grid.size))
         rotations = hdf5.finite(file["rotation"])
         for rotation in np.unique(rotations):
             rows = np.flatnonzero(rotations == rotation)

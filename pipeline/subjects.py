@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.files import check_readable
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("subject", "split", "labels_sha256")
 NOT_VERIFIED = "-"
 """In place of a hash: the subject's labels are not compared with anything."""
+
+MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,14 @@ def read_subjects(path: str | Path) -> dict[str, Subject]:
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    check_readable(path, "table", "correct its path in the configuration")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputError(path, f"has {size} bytes, more than any table of subjects", "replace it")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, delimiter="\t", restval="")
             missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
             rows = [(table.line_num, row) for row in table]
-    except FileNotFoundError:
-        raise InputError(path, "does not exist", "correct its path in the configuration") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(path, f"cannot be read ({error})", "replace it") from error
     if missing:

@@ -222,7 +222,9 @@ def test_file_size_limit_leaves_nothing_and_says_so(tmp_path):
 
 
 @given(st.floats(0, 1, exclude_max=True))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_truncated_files_are_refused(tmp_path, good, fraction):
     path = tmp_path / "toy.h5"
     path.write_bytes(good[: int(fraction * len(good))])
@@ -230,7 +232,9 @@ def test_truncated_files_are_refused(tmp_path, good, fraction):
 
 
 @given(st.data())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_flipped_byte_of_a_chunk_is_refused(tmp_path, good, data):
     path = tmp_path / "toy.h5"
     path.write_bytes(good)

@@ -1,11 +1,16 @@
+import json
 import logging
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from test_brainweb import HTML
+from test_config_support import ROOT
 
 from pipeline.errors import InputError
 from pipeline.job import job
@@ -81,3 +86,36 @@ def test_torch_uses_the_threads_of_the_rule(snakemake, threads):
     snakemake.threads = threads
     with job(snakemake):
         assert torch.get_num_threads() == threads
+
+
+RUN_SCRIPT = """
+import json, runpy, sys, types
+snakemake = json.loads(sys.argv[1], object_hook=lambda values: types.SimpleNamespace(**values))
+snakemake.config = vars(snakemake.config)
+runpy.run_path(sys.argv[2], {"snakemake": snakemake})
+"""
+
+
+def test_a_rule_ends_with_exit_code_1(tmp_path):
+    """The script of a rule, as Snakemake runs it, without Snakemake."""
+    name = "subject04_crisp_v.mnc.gz"
+    (tmp_path / name).write_bytes(HTML)
+    namespace = {
+        "output": [str(tmp_path / "labels.h5")],
+        "log": [str(tmp_path / "job.log")],
+        "wildcards": {"subject": "subject04"},
+        "params": {"source": "brainweb", "known": {}},
+        "config": {"brainweb_dir": str(tmp_path)},
+        "threads": 1,
+        "rule": "fetch",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_SCRIPT, json.dumps(namespace), "workflow/scripts/fetch.py"],
+        **{"cwd": ROOT, "capture_output": True, "text": True, "check": False},
+    )
+    assert done.returncode == 1
+    assert "Rule 'fetch' stopped." in done.stderr
+    assert "is an HTML page, not a volume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "job.log").read_text() == done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.log", name]

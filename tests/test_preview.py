@@ -168,7 +168,7 @@ def change(path, action):
 
 
 BAD_FILES = {
-    "missing": (lambda path: path.unlink(), "cannot be read"),
+    "missing": (lambda path: path.unlink(), "does not exist"),
     "text": (lambda path: path.write_text("text"), "cannot be read"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read"),
     "damaged": (damage, "dataset '/image' is damaged"),
@@ -200,7 +200,7 @@ def test_module_ends_with_exit_code_1_and_no_traceback(tmp_path):
     command = [sys.executable, "-m", "pipeline.preview", str(tmp_path / "none.h5")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"{tmp_path / 'none.h5'}: cannot be read")
+    assert done.stderr.startswith(f"{tmp_path / 'none.h5'}: does not exist")
     assert "Traceback" not in done.stderr
 
 
