@@ -357,6 +357,9 @@ ROWS, COLUMNS = 24, 100
 """A screen."""
 
 
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="memory is limited on Linux alone"
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_is_refused_and_changes_nothing(case, tmp_path, monkeypatch):
     output = tmp_path / "output"
