@@ -1,10 +1,10 @@
-"""DPM-Solver++ in few steps against DDPM with all of them, on a trained small network.
+"""DPM-Solver++ in few steps against DDPM with all of them, on a trained network.
 
 Same weights, slices, seeds and batches; PSNR of single samples against the OSEM reference, data
-range 1, whole image. The demonstration's networks and test subject are used:
+range 1, whole image. Without options the demonstration's cDPM and test subject are used:
 
     snakemake --cores all --configfile config/demo.yaml
-    python -m benchmarks.sampling [--method cDPM] [--steps 20] [--slices 48] [--threads 2]
+    python -m benchmarks.sampling [--weights FILE] [--shard FILE] [--steps 20] [--slices 48]
 """
 
 import argparse
@@ -12,24 +12,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from models import checkpoints, metrics
-from models.dataset import Batch, ShardSlices, batches, in_order
-from pipeline.subjects import read_subjects
+from models.dataset import Batch, ShardSlices, batches
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS = ROOT / "results" / "demo" / "weights"
 
 
-def slices_of_the_test_subject(metadata: checkpoints.Metadata, count: int) -> Batch:
-    """Read slices of the demonstration's first test subject."""
-    subjects = read_subjects(ROOT / "data" / "subjects.demo.tsv")
-    subject = next(name for name, found in subjects.items() if found.split == "test")
-    shard = ROOT / "data" / "demo" / "shards" / f"{subject}.h5"
+def read_slices(shard: Path, metadata: checkpoints.Metadata, count: int) -> Batch:
+    """Read slices, evenly spaced over a shard."""
     size, conditioning = metadata.network["size"], metadata.settings["conditioning"]
     slices = ShardSlices([shard], size, metadata.scales, conditioning)
-    (batch,) = batches(slices, in_order(range(min(count, len(slices))), count), 0, False)
+    chosen = np.linspace(0, len(slices) - 1, min(count, len(slices))).round().astype(int).tolist()
+    (batch,) = batches(slices, [chosen], 0, False)
     return batch
 
 
@@ -44,24 +41,26 @@ def run(method: Any, batch: Batch, sampling: dict[str, Any]) -> tuple[float, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="cDPM", choices=("cDPM", "LegoPET"))
+    demo = ROOT / "results/demo/weights/cDPM.safetensors"
+    parser.add_argument("--weights", type=Path, default=demo)
+    parser.add_argument("--shard", type=Path, default=ROOT / "data/demo/shards/subject05.h5")
     parser.add_argument("--steps", type=int, default=20, help="of DPM-Solver++")
     parser.add_argument("--slices", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    weights = WEIGHTS / f"{options.method}.safetensors"
-    metadata = checkpoints.read_metadata(weights)
-    method, metadata = checkpoints.load(weights, metadata.network)
+    metadata = checkpoints.read_metadata(options.weights)
+    method, metadata = checkpoints.load(options.weights, metadata.network)
     if source := metadata.settings.get("features"):
-        checkpoints.attach_features(method, metadata, WEIGHTS / f"{source}.safetensors")
-    batch = slices_of_the_test_subject(metadata, options.slices)
+        features = options.weights.with_name(f"{source}.safetensors")
+        checkpoints.attach_features(method, metadata, features)
+    batch = read_slices(options.shard, metadata, options.slices)
     common = {"eta": 0.0, "guidance": 0.0, "samples": 1}
     few = {**common, "sampler": "dpm-solver++", "steps": options.steps}
     every = {**common, "sampler": "ddpm", "steps": metadata.settings["timesteps"]}
     run(method, batch, few)  # a warm-up
     (fast, fast_psnr), (slow, slow_psnr) = run(method, batch, few), run(method, batch, every)
-    print(f"{options.method}, {len(batch.keys)} slices, {options.threads} threads")
+    print(f"{metadata.model}, {len(batch.keys)} slices, {options.threads} threads")
     for sampling, seconds, psnr in ((few, fast, fast_psnr), (every, slow, slow_psnr)):
         name = f"{sampling['sampler']}, {sampling['steps']} steps"
         print(f"{name:26} {seconds / len(batch.keys) * 1e3:9.1f} ms/slice  {psnr:6.2f} dB")

@@ -60,7 +60,7 @@ def name_of(key: Key) -> str:
 
 
 CAPTION = """\
-Means over {images} test images of {subjects} subjects ({slices} anatomical slices in their \
+Means over {images} test images of {subjects} subject(s) ({slices} anatomical slices in their \
 rotations), with 95 % intervals in brackets. PSNR, SSIM (Gaussian window, sigma 1.5 pixels, \
 11 x 11, K1 0.01, K2 0.03) and NRMSE (Euclidean) are of images divided by the largest activity of \
 the training references, with a data range of 1 and nothing clipped, over the whole image or \
