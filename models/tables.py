@@ -60,7 +60,7 @@ def name_of(key: Key) -> str:
 
 
 CAPTION = """\
-Means over {images} test images of {subjects} subject(s) ({slices} anatomical slices in their \
+Means over {images} test images of {subjects} ({slices} anatomical slices in their \
 rotations), with 95 % intervals in brackets. PSNR, SSIM (Gaussian window, sigma 1.5 pixels, \
 11 x 11, K1 0.01, K2 0.03) and NRMSE (Euclidean) are of images divided by the largest activity of \
 the training references, with a data range of 1 and nothing clipped, over the whole image or \
@@ -311,10 +311,10 @@ def table1(
     differences = pd.DataFrame(
         [_difference_record(*pair, measured, bootstrap) for pair in _pairs(lines)]
     )
-    images = measured.images
+    images, subjects = measured.images, measured.images["subject"].nunique()
     caption = CAPTION.format(
         images=len(images),
-        subjects=images["subject"].nunique(),
+        subjects="1 subject" if subjects == 1 else f"{subjects} subjects",
         slices=len(images[["subject", "slice_index"]].drop_duplicates()),
         draws=DRAWS,
     )
