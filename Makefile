@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO := results/demo
 REFERENCE := .reference
 
-.PHONY: env demo test lint bench
+.PHONY: env demo test faults lint bench
 
 env: $(READY)
 
@@ -34,6 +34,10 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest
+
+# One kill in each rule, and more in training.
+faults: $(READY)
+	$(BIN)/python -m pytest --kills 36 tests/faults
 
 bench: $(READY) $(REFERENCE)/.ready
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml -- $(DEMO)/weights/cDPM.safetensors data/demo/shards/subject05.h5

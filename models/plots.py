@@ -115,6 +115,7 @@ def epochs(rows: Mapping[str, Sequence[Path]]) -> Figure:
                 axis.plot(curves, color=_style(n)["color"], linewidth=0.7, alpha=0.7)
     for axis, quantity in zip(axes, QUALITY.values(), strict=True):
         axis.set(xlabel="epoch", ylabel=quantity)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     figure.suptitle(_facts("Test split", [t for each in tables.values() for t in each]), size=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
@@ -170,7 +171,8 @@ def _draw_heat_map(axis: Axes, grid: pd.DataFrame, quantity: str, digits: int) -
         text = "–" if np.isnan(value) else f"{value:.{digits}f}"
         axis.text(column, row, text, ha="center", va="center", color=colour)
     row, column = np.unravel_index(np.nanargmax(values), values.shape)
-    axis.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, linewidth=2.5))
+    frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=3, clip_on=False)
+    axis.add_patch(frame)
 
 
 def samplers(paths: Sequence[Path]) -> Figure:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from pipeline.errors import InputError
 def atomic(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; rename it on success, delete it on failure.
 
+    What a killed process left of the same file is deleted first: of two processes that write it at
+    once one fails, and neither's file is half the other's.
+
     Raises
     ------
     InputError
@@ -24,6 +28,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     with writing(path):
+        _delete_leftovers(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -37,6 +42,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _delete_leftovers(path: Path) -> None:
+    named = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]+\.tmp")  # as mkstemp names them
+    for other in path.parent.iterdir():
+        if named.fullmatch(other.name):
+            other.unlink(missing_ok=True)
 
 
 class Sink(io.FileIO):

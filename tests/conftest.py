@@ -14,6 +14,10 @@ from pipeline.kinds import SINOGRAM, SLICES
 from pipeline.projector import SparseProjector, system_matrices
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=5, help="kills of the workflow in tests/faults")
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Keep torch to one thread: many small products are slow where other processes want cores."""

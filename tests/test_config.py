@@ -3,7 +3,7 @@ import importlib.util
 
 import pytest
 import yaml
-from test_config_support import DELETE, ROOT, SCHEMA, changed, refusal
+from test_config_support import DELETE, ROOT, SCHEMA, changed, check_refused, refusal
 
 from pipeline.config import check
 
@@ -286,11 +286,7 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize(("values", "wanted"), CONTRADICTIONS.values(), ids=list(CONTRADICTIONS))
 def test_contradictions_are_named(values, wanted):
-    error = refusal(**values)
-    where, problem, remedy = wanted
-    assert error.where == where
-    assert problem in error.problem
-    assert remedy in error.remedy
+    check_refused(values, *wanted)
 
 
 def test_parallelproj_must_be_installed_if_asked_for(monkeypatch):

@@ -32,3 +32,10 @@ def refusal(**values):
     with pytest.raises(InputError) as caught:
         check(changed(**values), SCHEMA)
     return caught.value
+
+
+def check_refused(values, where, problem, remedy):
+    error = refusal(**values)
+    assert error.where == where
+    assert problem in error.problem
+    assert remedy in error.remedy

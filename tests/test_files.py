@@ -1,5 +1,7 @@
 """Where files may be written; what is refused is in test_hostile.py."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,23 @@ def test_folders_that_the_user_named_may_be_links(tmp_path):
     with atomic(tmp_path / "mine" / "file") as temporary:
         temporary.write_text("text")
     assert (tmp_path / "disk" / "file").read_text() == "text"
+
+
+def test_what_a_killed_process_left_is_deleted(tmp_path):
+    """Of the same file, and of no other whose name begins alike."""
+    command = (
+        "import os, sys; from pathlib import Path; from pipeline.files import atomic\n"
+        "with atomic(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    for name in ("a.h5", "a.h5.gz"):
+        subprocess.run([sys.executable, "-c", command, str(tmp_path / name)], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    with atomic(tmp_path / "a.h5") as temporary:
+        temporary.write_text("whole")
+    kept, left = sorted(tmp_path.iterdir(), reverse=True)
+    assert (kept.name, kept.read_text()) == ("a.h5", "whole")
+    assert left.name.startswith(".a.h5.gz.")
 
 
 def test_a_folder_is_made_with_those_above_it_and_left_alone_if_there(tmp_path):
