@@ -251,7 +251,7 @@ def calibration(metrics: Path) -> Figure:
         axis.set_xlabel("nominal level of the interval")
         axis.set_ylabel("part of the head's pixels inside it")
         axis.text(0.04, 0.94, "intervals too wide", va="top", color="dimgrey", fontsize=9)
-        axis.text(0.96, 0.06, "intervals too narrow", ha="right", color="dimgrey", fontsize=9)
+        axis.text(0.96, 0.58, "intervals too narrow", ha="right", color="dimgrey", fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     return figure
 
