@@ -55,5 +55,5 @@ bench: $(READY) $(REFERENCE)/.ready
 # What a benchmark compares with stays out of the environment: nothing else may come to need it.
 $(REFERENCE)/.ready: benchmarks/requirements.txt | $(READY)
 	rm -rf $(REFERENCE)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REFERENCE) --requirement $<
+	$(INSTALL) --require-hashes --no-deps --target $(REFERENCE) --requirement $<
 	touch $@
