@@ -170,7 +170,8 @@ def test_provenance_is_that_of_the_results(finished):
         *(f"data/labels/mni152/{subject}.h5" for subject in SUBJECTS),
     }
     assert record["labels"].keys() == SUBJECTS.keys()
-    assert record["made_with"]["osem"] == {"projector": ["sparse"], "device": ["cpu"]}
+    osem = {"seed": [2411], "projector": ["sparse"], "device": ["cpu"]}
+    assert record["made_with"]["osem"] == osem
     assert record["made_with"]["reconstruction"]["device"] == ["cpu"]
     seeds = {model: found["seed"] for model, found in record["trained_with"].items()}
     assert (seeds["LegoPET"], seeds["LegoPET-seed2"]) == (2411, 2)
