@@ -1,21 +1,31 @@
-# Everything runs inside .venv, which `make env` builds from requirements.lock alone.
+# Everything runs inside .venv, which `make env` builds from requirements.lock, hashes checked.
 PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation
 DEMO := results/demo
 REFERENCE := .reference
 
-.PHONY: env demo test faults lint bench
+.PHONY: env demo test faults lint audit bench
 
 env: $(READY)
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; call make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PYTHON) -m venv --clear $(VENV)
+# First what builds packages that are published as source alone, and torch: with hashes, pip would pass
+# over a CPU build that lies in the user's own folder of wheels for the CUDA build of the index.
+	$(BIN)/pip download --quiet --no-deps --dest $(VENV)/torch $$(grep -o '^torch==[^ ]*' requirements.lock)
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > $(VENV)/first.txt
+	sed -n '/^torch==/,/[^\\]$$/p' requirements.lock | sed "1s|^[^ ]*|$$(echo $(VENV)/torch/*.whl)|" >> $(VENV)/first.txt
+	$(INSTALL) --require-hashes --no-deps --requirement $(VENV)/first.txt
+	$(INSTALL) --require-hashes --no-deps --requirement requirements.lock
+# Brings what a CUDA build of torch asks for beside itself; with a CPU build nothing is left to install.
+	$(INSTALL) --editable .
+	$(BIN)/pip check
+	rm -r $(VENV)/torch
 	touch $@
 
 demo: $(READY)
@@ -39,6 +49,9 @@ test: lint
 faults: $(READY)
 	$(BIN)/python -m pytest --kills 36 tests/faults
 
+audit: $(READY)
+	$(BIN)/python -m tools.audit
+
 bench: $(READY) $(REFERENCE)/.ready
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml -- $(DEMO)/weights/cDPM.safetensors data/demo/shards/subject05.h5
 	$(BIN)/python -m benchmarks
@@ -46,5 +59,5 @@ bench: $(READY) $(REFERENCE)/.ready
 # What a benchmark compares with stays out of the environment: nothing else may come to need it.
 $(REFERENCE)/.ready: benchmarks/requirements.txt | $(READY)
 	rm -rf $(REFERENCE)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(REFERENCE) --requirement $<
+	$(INSTALL) --require-hashes --no-deps --target $(REFERENCE) --requirement $<
 	touch $@

@@ -26,6 +26,9 @@ from pipeline.files import Sink, atomic, check_readable
 METADATA_KEY = "legopet"
 """One key with all metadata: safetensors does not keep the order of several."""
 
+DIGEST_KEY = "sha256"
+"""In the metadata, of all else in them and of the tensors."""
+
 WEIGHTS_REMEDY = "delete it and train again: snakemake --cores all -- {}"
 
 PREDICTING = (
@@ -125,12 +128,23 @@ def save(path: Path, network: nn.Module, averaged: nn.Module | None, metadata: M
     if averaged is not None:
         tensors |= {EMA_PREFIX + name: t for name, t in averaged.state_dict().items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    found = asdict(metadata)
+    text = json.dumps(found | {DIGEST_KEY: _digest(found, tensors)}, sort_keys=True)
     with atomic(path) as temporary:
-        text = json.dumps(asdict(metadata), sort_keys=True)
         try:
             save_file(tensors, temporary, metadata={METADATA_KEY: text})
         except SafetensorError as error:  # a full disk
             raise OSError(str(error)) from error
+
+
+def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash metadata and tensors: safetensors has no checksums, and most flipped bits look right."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -141,13 +155,18 @@ def read_metadata(path: Path) -> Metadata:
     InputError
         If it is missing, damaged, or no weights file of this project.
     """
-    path = Path(path)
+    return _described(Path(path))[0]
+
+
+def _described(path: Path) -> tuple[Metadata, dict[str, Any], str | None]:
+    """Read the metadata, also as they stand in the file, and the digest."""
     remedy = WEIGHTS_REMEDY.format(path)
     check_readable(path, "file of weights", remedy)
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {})[METADATA_KEY]
         found = json.loads(text)
+        digest = found.pop(DIGEST_KEY, None)
         metadata = Metadata(**{**found, "scales": Scales(**found["scales"])})
     except (SafetensorError, OSError) as error:
         raise InputError(path, f"is damaged ({error})", remedy) from error
@@ -155,7 +174,7 @@ def read_metadata(path: Path) -> Metadata:
         raise InputError(path, f"lacks this project's metadata ({error})", remedy) from error
     if wrong := metadata.wrong():
         raise InputError(path, f"has metadata that no training writes: {wrong}", remedy)
-    return metadata
+    return metadata, found, digest
 
 
 def load(
@@ -183,7 +202,7 @@ def load(
         If the file is missing, damaged, of an unknown method, of another model or network, or has
         no moving average when asked for it.
     """
-    metadata = read_metadata(path)
+    metadata, described, digest = _described(Path(path))
     _check_asked(path, metadata, network, model)
     remedy = WEIGHTS_REMEDY.format(path)
     try:
@@ -192,16 +211,19 @@ def load(
         problem = f"has settings that make no {metadata.method} ({error!r})"
         raise InputError(path, problem, remedy) from error
     with safe_open(path, "pt") as file:
-        names = [name for name in file.keys() if name.startswith(EMA_PREFIX)]  # noqa: SIM118
-        if weights == "ema" and not names:
-            raise InputError(
-                path,
-                "holds no moving average of the weights (ema)",
-                "set sampling.weights to raw, or train with training.ema_decay above 0",
-            )
-        if weights == "raw":
-            names = sorted({*file.keys()} - {*names})
-        tensors = {name.removeprefix(EMA_PREFIX): file.get_tensor(name) for name in names}
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # Weights of the first versions have none.
+    if digest is not None and digest != _digest(described, held):
+        raise InputError(path, "is damaged (its contents are not those that were written)", remedy)
+    averaged = {name for name in held if name.startswith(EMA_PREFIX)}
+    if weights == "ema" and not averaged:
+        raise InputError(
+            path,
+            "holds no moving average of the weights (ema)",
+            "set sampling.weights to raw, or train with training.ema_decay above 0",
+        )
+    names = averaged if weights == "ema" else held.keys() - averaged
+    tensors = {name.removeprefix(EMA_PREFIX): held[name] for name in sorted(names)}
     expected = method.network.state_dict()
     for name, tensor in tensors.items():
         if name in expected and tensor.dtype != expected[name].dtype:

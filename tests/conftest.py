@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_workflow_support import snakemake, workplace
+from test_workflow_support import SUBJECTS, cannot_be_offline, snakemake, workplace
 
 from pipeline import hdf5
 from pipeline.geometry import Grid, Ring
@@ -156,10 +156,17 @@ def quarter_turn():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the whole DAG has run on two cores."""
+    """A folder in which the whole DAG has run on two cores, all but `fetch` without network.
+
+    Where there is no doing without, its test is skipped and says why.
+    """
     folder = workplace(tmp_path_factory.mktemp("dag") / "run")
-    result = snakemake(folder, "--cores", "2")
+    labels = [f"data/labels/mni152/{subject}.h5" for subject in SUBJECTS]
+    fetched = snakemake(folder, "--cores", "2", "--", *labels)
+    assert fetched.returncode == 0, fetched.stdout[-4000:]
+    result = snakemake(folder, "--cores", "2", offline=not cannot_be_offline())
     assert result.returncode == 0, result.stdout[-4000:]
+    (folder / "after_fetch.log").write_text(result.stdout)
     return folder
 
 

@@ -2,9 +2,14 @@
 
 import re
 import tomllib
+from importlib.metadata import distributions
+from itertools import chain
 from pathlib import Path
 
 import yaml
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -27,7 +32,8 @@ def conda_requirements():
 
 
 def test_conda_and_pip_ask_for_the_same_versions():
-    wanted = requirements(PROJECT["project"]["dependencies"])
+    cluster = PROJECT["project"]["optional-dependencies"]["cluster"]
+    wanted = requirements(PROJECT["project"]["dependencies"] + cluster)
     wanted = {CONDA_NAMES.get(name, name): version for name, version in wanted.items()}
     conda = conda_requirements()
     assert {name: conda[name] for name in conda if name not in CONDA_ONLY} == wanted
@@ -49,12 +55,47 @@ def test_conda_brings_the_parallelproj_that_sees_grazing_rays():
     assert conda["libparallelproj"] == ">=2.0.7"
 
 
-def test_lock_pins_everything_that_the_project_asks_for():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    lines = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in lines)
-    locked = {line.split("==")[0].lower().replace("_", "-") for line in lines}
-    extra = PROJECT["project"]["optional-dependencies"]["dev"]
-    wanted = requirements(PROJECT["project"]["dependencies"] + extra)
-    assert {name.lower() for name in wanted} <= locked
-    assert "torch==2.13.0" in lines
+def locked():
+    """Give the lock's entries: name, version, marker ("" for none), number of hashes."""
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    entry = re.compile(r"([\w.-]+)==([\w.+!-]+) (?:; (.+?) )?((?: *--hash=sha256:[0-9a-f]{64})+)")
+    found = [entry.fullmatch(line) for line in lines]
+    assert all(found), "not pinned, or without hashes"
+    return [(m[1], m[2], m[3] or "", m[4].count("--hash")) for m in found]
+
+
+def applying(entries):
+    """Version by name of those entries whose marker holds here."""
+    return {
+        canonicalize_name(name): version
+        for name, version, marker, _ in entries
+        if not marker or Marker(marker).evaluate()
+    }
+
+
+def test_lock_satisfies_all_that_the_project_asks_for():
+    versions = applying(locked())
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    for text in (*PROJECT["project"]["dependencies"], *chain(*extras)):
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)]), text
+    assert versions["torch"] == "2.13.0"
+    assert "torchvision" not in versions
+
+
+def test_lock_lacks_nothing_that_its_packages_ask_for():
+    """But what a CUDA build of torch asks for, which `make env` installs with it."""
+    versions = applying(locked())
+    for found in distributions():
+        if canonicalize_name(found.name) not in versions.keys() - {"torch"}:
+            continue
+        for wanted in map(Requirement, found.requires or ()):
+            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+                version = versions.get(canonicalize_name(wanted.name), "absent")
+                assert wanted.specifier.contains(version), f"{found.name}: {wanted}"
+
+
+def test_lock_names_no_place():
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|^--?(?!hash)\w|^ +--(?!hash)", text, re.MULTILINE)

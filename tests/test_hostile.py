@@ -178,6 +178,7 @@ CHECKPOINTS = jobs.section(
         "unknown method": (header(method="Nope"), WEIGHTS, "'Nope'", "PnPNet, cDPM", RETRAIN),
         "list for a method": (header(method=["x"]), WEIGHTS, "method ['x']", RETRAIN),
         "wrong method": (header(method="cGAN"), WEIGHTS, "cGAN -> PnPNet", "restore the"),
+        "flipped bit": (rewritten(files.lowest_bit, weights()), WEIGHTS, "is damaged", RETRAIN),
         "wrong model": (header(model="cDPM"), WEIGHTS, "is of cDPM, not PnPNet", "own weights"),
         "settings of no kind": (header(settings=3), WEIGHTS, "settings 3", RETRAIN),
         "missing settings": (header(settings={}), WEIGHTS, "None -> ['sinogram']", "restore"),
@@ -233,6 +234,9 @@ CHECKPOINTS += jobs.section(
         "without identity": (files.run_of({"step": 1}), WORKING, "KeyError: 'identity'", ANEW),
     },
 )
+
+TABLE = (files.TABLE, "holds more than", "make it again")
+CHECKPOINTS += [Case("table: bomb", laid(files.TABLE, jobs.bomb), files.read_table, TABLE)]
 
 CONFIGURATION = [
     Case(f"configuration: {name}", make, act, wanted)

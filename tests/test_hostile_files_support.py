@@ -16,7 +16,7 @@ from test_hostile_support import OUTPUT, Payload, in_turn
 from test_models_checkpoints import CONFIG, SCALES, saved
 from test_models_support import SIZE, job, make_shard
 
-from models import checkpoints, training
+from models import checkpoints, evaluate, training
 from models.dataset import ShardSlices
 from models.reconstruct import Reconstructor
 from models.runlog import RunLog
@@ -28,6 +28,7 @@ SHARD_FILE = Path("data/toy/shards/subject04.h5")
 WEIGHTS = Path("results/toy/weights/PnPNet.safetensors")
 RUN = Path("results/toy/runs/PnPNet")
 WORKING = RUN / "working.pt"
+TABLE = "results/toy/metrics.csv.gz"
 
 # --- reading HDF5 ------------------------------------------------------------------------------
 
@@ -266,6 +267,11 @@ def other_tensor(change, name="stem.weight"):
     return make
 
 
+def lowest_bit(data):
+    """Change the last value by so little that it stays a likely weight."""
+    return data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
+
+
 def foreign():
     WEIGHTS.parent.mkdir(parents=True)
     save_file({"x": torch.zeros(1)}, WEIGHTS)
@@ -273,6 +279,10 @@ def foreign():
 
 def reconstructor(model="PnPNet", settings=CONFIG):
     return lambda: Reconstructor(WEIGHTS, None, job(settings, model), threads=1)
+
+
+def read_table():
+    evaluate.read_table(Path(TABLE))
 
 
 # --- working checkpoints -----------------------------------------------------------------------

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -60,6 +63,25 @@ def test_a_truncated_file(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match="is damaged"):
         checkpoints.load(path, CONFIG["network"])
+
+
+def test_a_changed_seed_is_noticed_as_a_changed_weight_is(tmp_path):
+    path = tmp_path / "w.safetensors"
+    saved(path)
+    data = path.read_bytes()
+    assert data.count(b'seed\\": 7') == 1
+    path.write_bytes(data.replace(b'seed\\": 7', b'seed\\": 8'))
+    with pytest.raises(InputError, match=r"is damaged .*\n.*train again"):
+        checkpoints.load(path, CONFIG["network"])
+
+
+def test_weights_from_before_there_was_a_checksum(tmp_path):
+    path = tmp_path / "w.safetensors"
+    method, metadata = saved(path)
+    described = {checkpoints.METADATA_KEY: json.dumps(asdict(metadata))}
+    tensors = {name: t.contiguous() for name, t in method.network.state_dict().items()}
+    save_file(tensors, path, metadata=described)
+    assert checkpoints.load(path, CONFIG["network"])[1] == metadata
 
 
 def test_a_foreign_file(tmp_path):

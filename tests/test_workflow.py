@@ -2,14 +2,21 @@
 
 import json
 import re
-from pathlib import Path
+import sys
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from test_workflow_support import SUBJECTS, snakemake, workplace
+from test_workflow_support import (
+    ROOT,
+    SUBJECTS,
+    cannot_be_offline,
+    probed,
+    snakemake,
+    workplace,
+)
 
 from models import METHODS, checkpoints, reconstruct
 from models.evaluate import COLUMNS, read_table
@@ -27,6 +34,21 @@ FIGURES = (
     "samplers",
 )
 pytestmark = pytest.mark.dag
+
+
+def test_no_rule_but_fetch_needs_a_network(finished):
+    if reason := cannot_be_offline():
+        pytest.skip(reason)
+    with_network = probed([sys.executable, "--version"], finished, namespace=())
+    assert (with_network.returncode, with_network.stdout) == (1, "the network can be reached\n")
+    rules = {
+        name
+        for path in (ROOT / "workflow" / "rules").glob("*.smk")
+        for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+    }
+    log = (finished / "after_fetch.log").read_text()
+    ran = set(re.findall(r"^(?:local)?rule (\w+):", log, re.MULTILINE))
+    assert ran == rules - {"fetch", "shards"} | {"all"}  # shards is a name for files alone
 
 
 def test_every_output_is_there(finished):
@@ -134,14 +156,32 @@ def test_sweeps_vary_what_they_are_of(finished):
     assert dropouts == {0.1, 0.2}
 
 
-def test_provenance_is_that_of_the_results(finished, monkeypatch):
-    results = Path("results/tiny")
-    monkeypatch.chdir(finished)
-    assert provenance.differences(results / "provenance.json") == []
-    files = json.loads((results / "provenance.json").read_text())["files"]
+def test_provenance_is_that_of_the_results(finished):
+    results = finished / "results" / "tiny"
+    path = results / "provenance.json"
+    assert provenance.differences(path) == []
+    # What runs resume from, and nothing else.
+    assert provenance.notes(path) == ["not in the record: results/tiny/runs"]
+    record = json.loads(path.read_text())
     for name in ("metrics.csv.gz", "weights/LegoPET-fbp.safetensors", "figures/samplers.png"):
-        assert str(results / name) in files
+        assert f"results/tiny/{name}" in record["files"]
+    assert record["inputs"].keys() == {
+        "data/subjects.tiny.tsv",
+        *(f"data/labels/mni152/{subject}.h5" for subject in SUBJECTS),
+    }
+    assert record["labels"].keys() == SUBJECTS.keys()
+    osem = {"seed": [2411], "projector": ["sparse"], "device": ["cpu"]}
+    assert record["made_with"]["osem"] == osem
+    assert record["made_with"]["reconstruction"]["device"] == ["cpu"]
+    seeds = {model: found["seed"] for model, found in record["trained_with"].items()}
+    assert (seeds["LegoPET"], seeds["LegoPET-seed2"]) == (2411, 2)
     assert yaml.safe_load((results / "config.yaml").read_text())["network"]["patch"] == 2
+
+
+def test_the_recorded_configuration_makes_the_same_again(finished):
+    configuration = ("--configfile", "results/tiny/config.yaml")
+    result = snakemake(finished, "--cores", "2", "--dry-run", *configuration, tiny=False)
+    assert "Nothing to be done" in result.stdout, result.stdout[-2000:]
 
 
 def test_samples_are_kept_with_their_mean_and_spread(finished):

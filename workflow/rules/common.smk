@@ -140,6 +140,15 @@ def figures():
     ]
 
 
+def previews():
+    """Contact sheets of one test subject."""
+    return expand(
+        f"{RESULTS}/previews/{{stage}}_{{subject}}.png",
+        stage=("phantoms", "sinograms", "shards"),
+        subject=of_split("test")[:1],
+    )
+
+
 def final_outputs():
     """What `rule all` asks for."""
     return [
@@ -148,9 +157,5 @@ def final_outputs():
         f"{RESULTS}/table1.html",
         f"{RESULTS}/provenance.json",
         *expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
-        *expand(
-            f"{RESULTS}/previews/{{stage}}_{{subject}}.png",
-            stage=("phantoms", "sinograms", "shards"),
-            subject=of_split("test")[:1],
-        ),
+        *previews(),
     ]

@@ -280,16 +280,20 @@ rule provenance:
         shards=shards("train", "validation", "test"),
         logs=training_logs().values(),
         weights=[weights_of(model) for model in training_logs()],
+        settings=expand(f"{RESULTS}/weights/{{model}}.yaml", model=training_logs()),
+        checkpoints=expand(f"{RESULTS}/checkpoints/{{model}}", model=training_logs()),
+        reconstructions=reconstructions(*EVALUATED),
         metrics=f"{RESULTS}/metrics.csv.gz",
         tables=rules.table1.output,
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
+        previews=previews(),
     output:
         record=report(
             f"{RESULTS}/provenance.json",
             caption="../report/provenance.rst",
             category="Provenance",
-            labels={"result": "Code, versions, times, hashes of files"},
+            labels={"result": "Code, versions, seeds, devices, times, hashes"},
         ),
         config=f"{RESULTS}/config.yaml",
     log:
@@ -300,6 +304,16 @@ rule provenance:
     resources:
         mem_mb=1000,
     params:
+        # Not inputs: whoever has deleted them once there are shards need not make them again.
+        inputs=[
+            config["subjects"],
+            *expand(f"{LABELS}/{{subject}}.h5", subject=SUBJECTS),
+        ],
+        stages=expand(
+            f"{DATA}/{{stage}}/{{subject}}.h5",
+            stage=("sinograms", "osem"),
+            subject=SUBJECTS,
+        ),
         logs=LOGS,
         code=code_hash("provenance.py"),
     script:

@@ -1,13 +1,23 @@
 from pathlib import Path
 
 from pipeline.job import job
-from pipeline.provenance import write
+from pipeline.provenance import Sources, write
+
+
+def paths(names):
+    return [Path(name) for name in names]
+
 
 with job(snakemake):
     write(
         Path(snakemake.output.record),
         Path(snakemake.output.config),
         snakemake.config,
-        [Path(path) for path in snakemake.input],
-        Path(snakemake.params.logs),
+        Sources(
+            inputs=paths(snakemake.params.inputs),
+            stages=paths(snakemake.params.stages),
+            files=paths(snakemake.input),
+            settings=paths(snakemake.input.settings),
+            logs=Path(snakemake.params.logs),
+        ),
     )
