@@ -158,7 +158,7 @@ def read_metadata(path: Path) -> Metadata:
     return _described(Path(path))[0]
 
 
-def _described(path: Path) -> tuple[Metadata, dict[str, Any], str | None]:
+def _described(path: Path) -> tuple[Metadata, dict[str, Any], str]:
     """Read the metadata, also as they stand in the file, and the digest."""
     remedy = WEIGHTS_REMEDY.format(path)
     check_readable(path, "file of weights", remedy)
@@ -166,7 +166,7 @@ def _described(path: Path) -> tuple[Metadata, dict[str, Any], str | None]:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {})[METADATA_KEY]
         found = json.loads(text)
-        digest = found.pop(DIGEST_KEY, None)
+        digest = found.pop(DIGEST_KEY)
         metadata = Metadata(**{**found, "scales": Scales(**found["scales"])})
     except (SafetensorError, OSError) as error:
         raise InputError(path, f"is damaged ({error})", remedy) from error
@@ -212,8 +212,7 @@ def load(
         raise InputError(path, problem, remedy) from error
     with safe_open(path, "pt") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    # Weights of the first versions have none.
-    if digest is not None and digest != _digest(described, held):
+    if digest != _digest(described, held):
         raise InputError(path, "is damaged (its contents are not those that were written)", remedy)
     averaged = {name for name in held if name.startswith(EMA_PREFIX)}
     if weights == "ema" and not averaged:
