@@ -12,7 +12,7 @@ import yaml
 from test_workflow_support import SUBJECTS, snakemake, workplace
 
 from models import METHODS, checkpoints, reconstruct
-from models.evaluate import COLUMNS, read_table
+from models.measurements import COLUMNS, read_table
 from pipeline import provenance, shards
 
 MODELS = (*METHODS, "LegoPET-seed2", "LegoPET-fbp")
