@@ -8,8 +8,8 @@ PnPNet of one epoch, measures all slices and makes Table 1. Each is one call of 
 starts with it (Snakemake itself, planning) is in its time.
 
 Graph: the paper's configuration and a simulated table of subjects. "all to do" is a dry run in an
-empty folder; "nothing to do" a dry run where every output lies with its record, as after a complete
-run; outputs are empty files there.
+empty folder; "all done" schedules and records every job as a run does, but finds its outputs there,
+empty files (--touch); "nothing to do" is a dry run after that.
 
 Seconds of processor time are those of the call and of all that it started, and so is the memory:
 of the largest process, and of all at one time (sampled; what processes share counts in each).
@@ -46,6 +46,12 @@ OVERLAY = {
 }
 TRAINED = {"subject01": "train", "subject02": "validation"}
 INTERVAL_S = 0.1
+SNAKEMAKE = """
+from snakemake.cli import main
+from snakemake.executors import touch
+touch.Executor.SLEEPING_TIME = 0  # else --touch would wait 0.1 s for each job
+main()
+"""
 
 
 class Cost(NamedTuple):
@@ -60,7 +66,7 @@ class Cost(NamedTuple):
 
 def call(folder: Path, arguments: Sequence[str]) -> Cost:
     """Run Snakemake in a folder; what it prints is shown if it fails."""
-    command = [sys.executable, "-m", "snakemake", *arguments]
+    command = [sys.executable, "-c", SNAKEMAKE, *arguments]
     peak, ended = [0.0], threading.Event()
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
@@ -168,8 +174,8 @@ def split_of(number: int) -> str:
     return {0: "validation", 1: "test", 2: "test"}.get(number % 20, "train")
 
 
-def graph(folder: Path, subjects: int) -> tuple[int, Cost, Cost]:
-    """Plan a study: the number of its jobs, with all of them to do, and with nothing to do."""
+def graph(folder: Path, subjects: int) -> tuple[int, dict[str, Cost]]:
+    """Plan a study and go through its jobs without doing them: their number, and each call."""
     workplace(folder)
     numbers = range(1, 1 + max(20, subjects))
     write_subjects(folder, ((f"subject{number:04d}", split_of(number)) for number in numbers))
@@ -179,11 +185,11 @@ def graph(folder: Path, subjects: int) -> tuple[int, Cost, Cost]:
     if total is None:
         raise SystemExit(f"no number of jobs in:\n{empty.output[-3000:]}")
     make_outputs(folder, call(folder, [*arguments, "--summary"]).output)
-    call(folder, [*arguments, "--touch", "--quiet"])
+    touched = call(folder, [*arguments, "--touch", "--quiet"])
     done = call(folder, [*arguments, "--dry-run"])
     if "Nothing to be done" not in done.output:
         raise SystemExit(f"something is left to do:\n{done.output[-3000:]}")
-    return int(total[1]), empty, done
+    return int(total[1]), {"all to do": empty, "all done": touched, "nothing to do": done}
 
 
 def make_outputs(folder: Path, summary: str) -> None:
@@ -199,8 +205,8 @@ def measure_graph(folder: Path, counts: Sequence[int]) -> None:
     print("| graph | subjects | jobs | s | CPU s | CPU ms a job | MB |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for count in counts:
-        total, *costs = graph(folder / str(count), count)
-        for name, cost in zip(("all to do", "nothing to do"), costs, strict=True):
+        total, costs = graph(folder / str(count), count)
+        for name, cost in costs.items():
             print(
                 f"| {name} | {count} | {total} | {cost.wall_s:.1f} | {cost.cpu_s:.1f} "
                 f"| {cost.cpu_s / total * 1e3:.1f} | {cost.largest_mb:.0f} |",
