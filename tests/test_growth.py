@@ -49,5 +49,5 @@ def test_jobs_are_measured(tmp_path, monkeypatch, capsys):
 
 
 def test_a_call_that_fails_is_shown(tmp_path):
-    with pytest.raises(SystemExit, match="no such rule|MissingRule|failed"):
+    with pytest.raises(SystemExit, match=r"nothing\.txt failed"):
         scaling.call(scaling.workplace(tmp_path / "study"), ["--cores", "1", "--", "nothing.txt"])

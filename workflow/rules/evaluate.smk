@@ -68,7 +68,7 @@ rule table1:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
     params:
         models=EVALUATED,
         rows=rows(EVALUATED),
