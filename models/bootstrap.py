@@ -25,17 +25,19 @@ class Bootstrap:
 
     def __init__(self, images: pd.DataFrame, draws: int = DRAWS):
         rng = np.random.default_rng(SEED)
-        subjects = images["subject"].unique()
+        subjects = images.groupby("subject", sort=False).indices
         chosen = _counts(rng, np.full(draws, len(subjects)), len(subjects))
         self.draws = draws
-        # (1 + draws, N): how often each draw holds each image; the first row is the sample itself.
-        self.weights = np.ones((1 + draws, len(images)))
-        for n, subject in enumerate(subjects):
-            rows = np.flatnonzero(images["subject"] == subject)
+        # Of each subject its n rows, (n,); the number of each one's slice, (n,); and how often each
+        # draw holds each slice, (1 + draws, slices), first the sample itself. Small numbers: of a
+        # thousand subjects they would not fit into memory otherwise.
+        self._drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for n, rows in enumerate(subjects.values()):
             found, slices = np.unique(images["slice_index"].iloc[rows], return_inverse=True)
             # A subject drawn twice has twice as many slices drawn.
             counts = _counts(rng, chosen[:, n] * len(found), len(found))
-            self.weights[1:, rows] = counts[:, slices]
+            once = np.ones((1, len(found)), counts.dtype)
+            self._drawn.append((rows, slices, np.concatenate([once, counts]).astype(np.uint16)))
 
     def interval(self, values: np.ndarray) -> tuple[float, float, float]:
         """Average replicates and images.
@@ -56,8 +58,13 @@ class Bootstrap:
         replicates = np.ones((1 + self.draws, len(values)))
         rng = np.random.default_rng(SEED)
         replicates[1:] = _counts(rng, np.full(self.draws, len(values)), len(values))
-        sums = (replicates * (self.weights @ np.where(exists, values, 0).T)).sum(axis=1)
-        counts = (replicates * (self.weights @ exists.T)).sum(axis=1)
+        both = np.concatenate([np.where(exists, values, 0), exists])  # (2 R, N)
+        totals = np.zeros((1 + self.draws, len(both)))
+        for rows, slices, drawn in self._drawn:
+            of_slices = np.zeros((drawn.shape[1], len(both)))
+            np.add.at(of_slices, slices, both[:, rows].T)
+            totals += drawn @ of_slices
+        sums, counts = ((replicates * part).sum(axis=1) for part in np.split(totals, 2, axis=1))
         means = sums[counts > 0] / counts[counts > 0]  # a draw may hold no slice with a value
         low, high = np.percentile(means[1:], [2.5, 97.5]) if len(means) > 1 else (np.nan, np.nan)
         return float(means[0]), float(low), float(high)

@@ -134,6 +134,9 @@ def _window(shape: Sequence[int], size: int) -> tuple[slice, slice]:
 
 # --- slices ------------------------------------------------------------------------------------
 
+OPEN_FILES = 128
+"""Shards that a reading process keeps open; systems commonly allow a process 1024 files."""
+
 
 def subject_of(file: h5py.File) -> str:
     """Name the subject of an open shard: its attribute, or else the file's name."""
@@ -224,9 +227,13 @@ class ShardSlices(Dataset[dict[str, Any]]):
         # HDF5 handles must not cross a fork: each process opens its own.
         if self._owner != os.getpid():
             self._open_files, self._owner = {}, os.getpid()
-        if number not in self._open_files:
-            self._open_files[number] = h5py.File(self.paths[number], "r")
-        return self._open_files[number]
+        file = self._open_files.pop(number, None)
+        if file is None:
+            if len(self._open_files) == OPEN_FILES:
+                self._open_files.pop(next(iter(self._open_files))).close()
+            file = h5py.File(self.paths[number], "r")
+        self._open_files[number] = file  # the last used is the last
+        return file
 
 
 def _check_shape(file: h5py.File, size: int) -> None:

@@ -3,9 +3,6 @@
 ``python -m models.evaluate`` recomputes lines of it from the weights; see `models.recompute`.
 """
 
-import gzip
-import io
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,38 +17,9 @@ from torch import Tensor
 
 from models import metrics, reconstruct
 from models.dataset import Scales, subject_of
+from models.measurements import COLUMNS, write_table
 from pipeline import hdf5, shards
 from pipeline.errors import InputError
-from pipeline.files import check_readable
-
-COLUMNS = {
-    "subject": "str",
-    "rotation": "Int64",
-    "rotation_deg": "float64",
-    "slice_index": "Int64",
-    "model": "str",  # one trained network, or FBP or OSEM
-    "method": "str",
-    "conditioning": "str",
-    "condition_dropout": "float64",
-    "training_seed": "Int64",
-    "checkpoint": "str",  # sha256 of the weights, its first 16 digits
-    "epoch": "Int64",
-    "estimate": "str",  # single: one pass, or one sample; mean: of several samples
-    "sampler": "str",
-    "steps": "Int64",
-    "eta": "float64",
-    "guidance": "float64",
-    "samples": "Int64",  # of which the image is the mean
-    "sampling_seed": "Int64",
-    "metric": "str",
-    "reference": "str",  # osem, truth, or none
-    "region": "str",  # image, head (BrainWeb labels above 0), grey or white matter, or none
-    "value": "float64",  # dB, 1, activity units or s, as the metric is
-}
-"""Columns of the table and their types; empty where they do not apply."""
-
-MAX_TABLE_BYTES = 256 * 2**20
-"""Unpacked; a line takes 120 bytes, and the paper's experiment asks for some 70,000."""
 
 REFERENCES = ("osem", "truth")
 REGIONS = ("image", "head")
@@ -163,7 +131,7 @@ def _normalised(images: np.ndarray, scales: Scales) -> Tensor:
     return torch.from_numpy(images / np.float32(scales.activity))[:, None]
 
 
-# --- the table -------------------------------------------------------------------------------
+# --- rows of the table ------------------------------------------------------------------------
 
 
 def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFrame:
@@ -182,7 +150,7 @@ def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFr
     Returns
     -------
     DataFrame
-        Columns as `COLUMNS`.
+        Columns as `models.measurements.COLUMNS`.
     """
     keys, count = list(values), len(slices.slice_index)
     table = pd.DataFrame({"subject": slices.subject}, index=range(len(keys) * count))
@@ -223,42 +191,6 @@ def origin_of(attributes: Mapping[str, Any], estimate: str) -> dict[str, Any]:
     return origin
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of `tidy`, compressed if the name ends in .gz; the same table, the same bytes.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be written.
-    """
-    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
-    with hdf5.atomic(path) as temporary:
-        temporary.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table of `write_table`; absent texts are "", absent numbers NA.
-
-    Raises
-    ------
-    InputError
-        If it is missing, damaged or has other columns.
-    """
-    remedy = f"delete it and make it again: snakemake --cores all -- {path}"
-    check_readable(path, "table", remedy)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            text = file.read(MAX_TABLE_BYTES + 1)
-        if len(text) > MAX_TABLE_BYTES:
-            raise InputError(path, f"holds more than {MAX_TABLE_BYTES} bytes unpacked", remedy)
-        table = pd.read_csv(io.BytesIO(text), dtype={name: COLUMNS[name] for name in COLUMNS})
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(path, f"is damaged ({error})", remedy) from error
-    if list(table.columns) != list(COLUMNS):
-        raise InputError(path, f"has the columns {', '.join(table.columns)}", remedy)
-    return table.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
-
-
 # --- the rule --------------------------------------------------------------------------------
 
 
@@ -282,7 +214,7 @@ def evaluate(
     scales : Scales
         Of the training split.
     output : Path
-        A table of `write_table`, columns as `COLUMNS`.
+        A table of `models.measurements`.
 
     Raises
     ------
@@ -290,38 +222,49 @@ def evaluate(
         If a file is unreadable, a subject has no reconstruction, or one was made of other slices,
         with other scales or by another model.
     """
-    frames: list[pd.DataFrame] = []
-    with ExitStack() as stack:
-        found = {
-            model: {
-                subject_of(file): file
-                for file in (stack.enter_context(reconstruct.opened(path)) for path in paths)
-            }
-            for model, paths in reconstructions.items()
-        }
-        for path in shard_paths:
+    by_subject = {model: _by_subject(paths) for model, paths in reconstructions.items()}
+    write_table(_rows(shard_paths, by_subject, scales), output)
+
+
+def _by_subject(paths: Sequence[Path]) -> dict[str, Path]:
+    found = {}
+    for path in paths:
+        with reconstruct.opened(path) as file:
+            found[subject_of(file)] = path
+    return found
+
+
+def _rows(
+    shard_paths: Sequence[Path], reconstructions: Mapping[str, Mapping[str, Path]], scales: Scales
+) -> Iterator[pd.DataFrame]:
+    """Rows of one subject after the other, with no other's files open."""
+    for path in shard_paths:
+        with ExitStack() as stack:
             shard = stack.enter_context(shards.opened(path))
-            files = [_matching(shard, model, found[model], scales) for model in found]
+            files = [
+                _matching(stack, shard, model, paths, scales)
+                for model, paths in reconstructions.items()
+            ]
             rotations = hdf5.finite(shard["rotation"])
             for number in np.unique(rotations):  # one volume at a time, for little memory
                 rows = np.flatnonzero(rotations == number)
                 slices = Slices.read(shard, rows)
-                frames.extend(_rows_of_shard(slices, scales))
+                yield from _rows_of_shard(slices, scales)
                 for file in files:
                     samples = _samples(file, rows)
-                    frames.extend(rows_of_model(samples, slices, scales, file.attrs))
-    write_table(pd.concat(frames), output)
+                    yield from rows_of_model(samples, slices, scales, file.attrs)
 
 
 def _matching(
-    shard: h5py.File, model: str, files: Mapping[str, h5py.File], scales: Scales
+    stack: ExitStack, shard: h5py.File, model: str, paths: Mapping[str, Path], scales: Scales
 ) -> h5py.File:
     subject = subject_of(shard)
-    if subject not in files:
+    if subject not in paths:
         raise InputError(
             shard.filename, f"has no reconstruction by {model}", "run rule 'reconstruct' on it"
         )
-    file, remedy = files[subject], "delete it and run rule 'reconstruct' again"
+    file = stack.enter_context(reconstruct.opened(paths[subject]))
+    remedy = "delete it and run rule 'reconstruct' again"
     same_slices = all(
         np.array_equal(shard[name][()], file[name][()]) for name in ("rotation", "slice_index")
     )

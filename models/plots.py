@@ -5,7 +5,7 @@ for colour-blind readers), and in line style and marker for readers without colo
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from models.measurements import PART
 from pipeline import hdf5
 from pipeline.errors import InputError
 
@@ -231,8 +232,11 @@ def calibration(metrics: Path) -> Figure:
     InputError
         If the table is missing, unreadable, or lacks a column.
     """
-    table = _read(metrics, ("model", "metric", "reference", "region", "value"))
-    table = table[table["metric"].str.startswith("coverage_") & (table["region"] == "head")]
+    table = _read(
+        metrics,
+        ("model", "metric", "reference", "region", "value"),
+        keep=lambda part: part["metric"].str.startswith("coverage_") & (part["region"] == "head"),
+    )
     if table.empty:
         figure = Figure(figsize=(8, 2))
         text = "No model drew more than one sample of a slice:\nthere are no intervals to check."
@@ -274,8 +278,12 @@ def regional_bias(metrics: Path, models: Sequence[str]) -> Figure:
     InputError
         If the table is missing, unreadable, or lacks a column or a model.
     """
-    table = _read(metrics, ("model", "estimate", "metric", "region", "value"))
-    table = table[table["estimate"] == "single"]
+    shown = ("mean", "mean_error", "contrast_recovery")
+    table = _read(
+        metrics,
+        ("model", "estimate", "metric", "region", "value"),
+        keep=lambda part: (part["estimate"] == "single") & part["metric"].isin(shown),
+    )
     names = ["FBP", "OSEM", *models]
     if missing := [name for name in names if name not in set(table["model"])]:
         raise InputError(metrics, f"has no rows of {', '.join(missing)}", _remedy(metrics))
@@ -326,21 +334,36 @@ def _remedy(path: Path) -> str:
     return f"delete it and make it again: snakemake --cores all -- {path}"
 
 
-def _read(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
-    """Read some columns of a CSV file (gzip or not); optional ones may be absent, then all NaN."""
-    wanted = [*columns, *optional]
+def _read(
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    keep: Callable[[pd.DataFrame], pd.Series] | None = None,
+) -> pd.DataFrame:
+    """Read some columns of a CSV file (gzip or not), and of its rows those to keep, if not all.
+
+    Optional columns may be absent, then they are all NaN.
+    """
+    wanted, kept = [*columns, *optional], []
     try:
-        table = pd.read_csv(
-            path, usecols=wanted.__contains__, dtype={"subject": str}, low_memory=False
-        )
+        with pd.read_csv(
+            path,
+            usecols=wanted.__contains__,
+            dtype={"subject": str},
+            low_memory=False,
+            chunksize=PART,
+        ) as parts:
+            for part in parts:
+                if missing := [name for name in columns if name not in part]:
+                    problem = f"lacks the columns {', '.join(missing)}"
+                    raise InputError(path, problem, _remedy(path))
+                kept.append(part if keep is None else part[keep(part)])
     except FileNotFoundError:
         remedy = _remedy(path).removeprefix("delete it and ")
         raise InputError(path, "does not exist", remedy) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:  # gzip's and pandas'
         raise InputError(path, f"is not a readable CSV table ({error})", _remedy(path)) from error
-    if missing := [name for name in columns if name not in table]:
-        raise InputError(path, f"lacks the columns {', '.join(missing)}", _remedy(path))
-    return table.reindex(columns=wanted)
+    return pd.concat(kept).reindex(columns=wanted)
 
 
 def _read_sweep(

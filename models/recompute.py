@@ -13,7 +13,8 @@ import yaml
 from snakemake.utils import update_config  # type: ignore[import-untyped]
 
 from models.dataset import SliceKey
-from models.evaluate import Slices, read_table, rows_of_model
+from models.evaluate import Slices, rows_of_model
+from models.measurements import read_parts
 from models.reconstruct import Reconstructor
 from pipeline import shards
 from pipeline.errors import InputError
@@ -85,13 +86,15 @@ def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFr
     slices = reconstructor.slices([shard_path])
     if key not in slices.keys:
         raise InputError(shard_path, f"has no {key}", f"it has {', '.join(map(str, slices.keys))}")
-    table = read_table(table_path)
-    found = table[
-        (table["model"] == model)
-        & (table["subject"] == key.subject)
-        & (table["rotation"] == key.rotation)
-        & (table["slice_index"] == key.slice_index)
-    ]
+    found = pd.concat(
+        part[
+            (part["model"] == model)
+            & (part["subject"] == key.subject)
+            & (part["rotation"] == key.rotation)
+            & (part["slice_index"] == key.slice_index)
+        ]
+        for part in read_parts(table_path)
+    )
     if set(found["checkpoint"]) != {reconstructor.sha256[:16]}:
         problem = f"has no lines of {key} by these weights of {model}"
         raise InputError(

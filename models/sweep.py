@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from models.evaluate import Slices, origin_of, quality, tidy, write_table
+from models.evaluate import Slices, origin_of, quality, tidy
+from models.measurements import write_table
 from models.reconstruct import Reconstructor
 from pipeline import shards
 
@@ -31,7 +31,7 @@ def sweep(
     shard_paths : sequence of path
         Subjects.
     output : Path
-        CSV, columns as `models.evaluate.COLUMNS`: PSNR, SSIM and NRMSE of whole images against
+        CSV, columns as `models.measurements.COLUMNS`: PSNR, SSIM and NRMSE of whole images against
         both references, and ``reconstruction_seconds``, the mean time per slice.
     settings : mapping
         See `models.reconstruct.Reconstructor`.
@@ -67,4 +67,4 @@ def sweep(
                 facts = model.facts(sampling)
                 estimate = "mean" if facts["samples"] > 1 else "single"
                 tables.append(tidy(found, origin_of(facts, estimate), values))
-    write_table(pd.concat(tables), output)
+    write_table(tables, output)

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from models.bootstrap import DRAWS, Bootstrap
-from models.evaluate import REFERENCES, REGIONS, read_table
+from models.evaluate import REFERENCES, REGIONS
+from models.measurements import read_parts
 from models.typeset import Table, latex, markdown, page
 from pipeline import hdf5
 from pipeline.errors import InputError
@@ -38,7 +39,7 @@ PAPER_LEADS = {"cDPM": (0.59, 0.011), "Pix2Pix": (3.7, np.nan), "cGAN": (5.0, np
 BASELINES, AS_IN_PAPER, BEYOND = "analytic and iterative", "as in the paper", "beyond the paper"
 
 Key = tuple[str, str, str]
-"""Metric, reference and region, as in the columns of `models.evaluate`."""
+"""Metric, reference and region, as in the columns of `models.measurements`."""
 
 QUALITY: list[Key] = [
     (metric, reference, region)
@@ -128,6 +129,10 @@ DIFFERENCE_TABLES = {
 }
 
 
+IMAGE = ["subject", "slice_index", "rotation"]
+ORIGIN = ["model", "estimate", "method", "conditioning", "sampler", "samples"]
+
+
 # --- rows ------------------------------------------------------------------------------------
 
 
@@ -163,10 +168,8 @@ class Row:
         return PAPER.get(self.name, unknown) if self.block == AS_IN_PAPER else unknown
 
 
-def _rows(metrics: Path, table: pd.DataFrame, models: Mapping[str, Sequence[str]]) -> list[Row]:
+def _rows(metrics: Path, origins: pd.DataFrame, models: Mapping[str, Sequence[str]]) -> list[Row]:
     """Rows in the table's order: baselines, then as in the paper, then beyond."""
-    facts = ["estimate", "method", "conditioning", "sampler", "samples"]
-    origins = table[["model", *facts]].drop_duplicates(["model", "estimate"])
     present = set(origins["model"])
     baselines = {name: [name] for name in ("FBP", "OSEM") if name in present}
     rows: list[Row] = []
@@ -180,7 +183,7 @@ def _rows(metrics: Path, table: pd.DataFrame, models: Mapping[str, Sequence[str]
             models_alike = [model for model in replicates if model in set(alike["model"])]
             origin = alike.iloc[0]
             samples = 1 if pd.isna(origin["samples"]) else int(origin["samples"])
-            rows.append(Row(name, models_alike, **{**origin[facts], "samples": samples}))
+            rows.append(Row(name, models_alike, **{**origin[ORIGIN[1:]], "samples": samples}))
     blocks = (BASELINES, AS_IN_PAPER, BEYOND)
     return sorted(rows, key=lambda row: blocks.index(row.block))
 
@@ -199,15 +202,27 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
 
 
 class Measured:
-    """Values of the tidy table by model, aligned over images."""
+    """Values of the table of all metrics by model, aligned over images.
 
-    def __init__(self, table: pd.DataFrame):
-        wanted = table[table["metric"].isin({key[0] for key in (*QUALITY, *ACTIVITY)})]
-        self._wide = wanted.pivot(
-            index=["subject", "slice_index", "rotation"],
-            columns=["model", "estimate", "metric", "reference", "region"],
-            values="value",
-        )
+    Attributes
+    ----------
+    origins : DataFrame
+        A line a model and estimate, with the columns of `ORIGIN`.
+    images : DataFrame
+        N lines: subject, slice_index, rotation.
+    """
+
+    def __init__(self, path: Path):
+        metrics = {key[0] for key in (*QUALITY, *ACTIVITY)}
+        origins, wide = [], []
+        for part in read_parts(path):
+            origins.append(part[ORIGIN].drop_duplicates(ORIGIN[:2]))
+            values = part[part["metric"].isin(metrics)]
+            columns = ["model", "estimate", "metric", "reference", "region"]
+            wide.append(values.pivot(index=IMAGE, columns=columns, values="value"))
+        self.origins = pd.concat(origins).drop_duplicates(ORIGIN[:2])
+        # An image may begin in one part and end in the next.
+        self._wide = pd.concat(wide).groupby(level=IMAGE).first()
         self.images = self._wide.index.to_frame(index=False)
 
     def __call__(self, row: Row, key: Key) -> np.ndarray:
@@ -281,7 +296,7 @@ def table1(
     output_latex: Path,
     output_html: Path,
 ) -> None:
-    """Average the table of `models.evaluate` over test images and seeds, the paper's beside it.
+    """Average the table of all metrics over test images and seeds, the paper's beside it.
 
     Parameters
     ----------
@@ -303,8 +318,8 @@ def table1(
     InputError
         If the table of metrics is missing or damaged or lacks a model.
     """
-    table = read_table(metrics)
-    measured, lines = Measured(table), _rows(metrics, table, rows)
+    measured = Measured(metrics)
+    lines = _rows(metrics, measured.origins, rows)
     bootstrap = Bootstrap(measured.images)
     main = pd.DataFrame([_main_record(row, measured, bootstrap, parameters) for row in lines])
     main = main.astype(dict.fromkeys(("seeds", "paper_parameters", "parameters"), "Int64"))

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ COLUMNS = ("subject", "split", "labels_sha256")
 NOT_VERIFIED = "-"
 """In place of a hash: the subject's labels are not compared with anything."""
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**24  # some 190,000 subjects
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,13 @@ def read_subjects(path: str | Path) -> dict[str, Subject]:
     """
     path = Path(path)
     subjects: dict[str, Subject] = {}
+    owners: dict[str | None, str] = {}  # name by hash
     for line, row in _rows(path):
         subject = _subject(row, f"{path}, line {line}")
-        _refuse_twice(subject, subjects, f"{path}, line {line}")
+        _refuse_twice(subject, subjects, owners, f"{path}, line {line}")
         subjects[subject.name] = subject
+        if subject.labels_sha256 is not None:
+            owners[subject.labels_sha256] = subject.name
     for split in SPLITS:
         if not any(subject.split == split for subject in subjects.values()):
             raise InputError(path, f"has no subject in the split '{split}'", "add one")
@@ -94,17 +98,18 @@ def _subject(row: dict[str, str], where: str) -> Subject:
     return Subject(name, split, None if sha256 == NOT_VERIFIED else sha256)
 
 
-def _refuse_twice(subject: Subject, earlier: dict[str, Subject], where: str) -> None:
+def _refuse_twice(
+    subject: Subject, earlier: Mapping[str, Subject], owners: Mapping[str | None, str], where: str
+) -> None:
     if subject.name in earlier:
         first = earlier[subject.name].split
         problem = f"{subject.name} occurs twice"
         if first != subject.split:
             problem = f"{subject.name} is in two splits, {first} and {subject.split}"
         raise InputError(where, problem, "keep one of the lines")
-    for other in earlier.values():
-        if subject.labels_sha256 is not None and other.labels_sha256 == subject.labels_sha256:
-            raise InputError(
-                where,
-                f"{subject.name} has the same labels_sha256 as {other.name}",
-                "correct the hash of one of them",
-            )
+    if subject.labels_sha256 in owners:
+        raise InputError(
+            where,
+            f"{subject.name} has the same labels_sha256 as {owners[subject.labels_sha256]}",
+            "correct the hash of one of them",
+        )

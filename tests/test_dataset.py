@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_models_support import SIZE, make_shard
+from test_models_support import SIZE, few_files, make_shard
 
 from models.dataset import (
     BatchOrder,
@@ -140,6 +140,19 @@ def test_handles_are_not_shared_with_other_processes(tmp_path, monkeypatch):
     assert pickle.loads(pickle.dumps(dataset))._open_files == {}
     monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
     assert dataset._file(0) is not mine
+
+
+def test_few_shards_are_open_however_many_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.dataset.OPEN_FILES", 2)
+    names = [f"subject{n:02d}" for n in range(12)]
+    paths = [
+        make_shard(tmp_path / f"{n}.h5", subject=name, slices=1) for n, name in enumerate(names)
+    ]
+    rows = [0, 5, 0, *range(12), 0]
+    with few_files(8):
+        dataset = ShardSlices(paths, SIZE, SCALES, SINOGRAM)
+        found = [dataset[row]["key"].subject for row in rows]
+    assert found == [names[row] for row in rows]
 
 
 @given(

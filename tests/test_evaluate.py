@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from skimage.metrics import structural_similarity
-from test_models_support import make_shard
+from test_models_support import few_files, make_shard
 
 from models.dataset import Scales
-from models.evaluate import COLUMNS, Slices, evaluate, quality, read_table, tidy, write_table
+from models.evaluate import Slices, evaluate, quality, tidy
+from models.measurements import COLUMNS, read_parts, read_table, write_table
 from models.reconstruct import RECONSTRUCTION, opened
 from pipeline import hdf5
 from pipeline.errors import InputError
@@ -225,7 +226,7 @@ def test_the_same_table_has_the_same_bytes(made, tmp_path):
     assert again.read_bytes() == path.read_bytes()
     plain = pd.read_csv(path)  # as anybody would
     assert list(plain.columns) == list(COLUMNS)
-    write_table(read_table(path), tmp_path / "copy.csv")
+    write_table([read_table(path)], tmp_path / "copy.csv")
     assert (tmp_path / "copy.csv").read_bytes() == gzip.decompress(path.read_bytes())
 
 
@@ -266,6 +267,29 @@ def test_reconstructions_of_something_else_are_refused(made, tmp_path):
     mistaken = {"cDPM": reconstructions["PnPNet"]}
     with pytest.raises(InputError, match="is by PnPNet, not by cDPM"):
         evaluate(shards, mistaken, Scales(50.0, SCALE), tmp_path / "m.csv")
+
+
+def test_few_files_are_open_however_many_there_are(tmp_path):
+    subjects = [f"subject{n:02d}" for n in range(10)]
+    many = [make_shard(tmp_path / f"{name}.h5", subject=name, slices=1) for name in subjects]
+    files = [
+        make_reconstruction(tmp_path / f"PnPNet-{shard.name}", shard, "PnPNet") for shard in many
+    ]
+    with few_files(8):
+        evaluate(many, {"PnPNet": files}, Scales(50.0, SCALE), tmp_path / "m.csv")
+    assert list(read_table(tmp_path / "m.csv")["subject"].unique()) == subjects
+
+
+def test_a_table_is_the_same_in_parts(made, monkeypatch):
+    whole = read_table(made[2])
+    monkeypatch.setattr("models.measurements.PART", 7)
+    assert len(list(read_parts(made[2]))) == -(-len(whole) // 7)
+    pd.testing.assert_frame_equal(read_table(made[2]), whole)
+
+
+def test_a_table_without_rows_has_its_columns(tmp_path):
+    (tmp_path / "none.csv").write_text(",".join(COLUMNS) + "\n")
+    assert list(read_table(tmp_path / "none.csv").columns) == list(COLUMNS)
 
 
 def test_a_table_that_cannot_be_read_is_named(made, tmp_path):

@@ -235,7 +235,7 @@ CHECKPOINTS += jobs.section(
     },
 )
 
-TABLE = (files.TABLE, "holds more than", "make it again")
+TABLE = (files.TABLE, "has a line of more than", "make it again")
 CHECKPOINTS += [Case("table: bomb", laid(files.TABLE, jobs.bomb), files.read_table, TABLE)]
 
 CONFIGURATION = [
@@ -269,7 +269,7 @@ CONFIGURATION = [
             ("no regular file", "correct its path"),
         ),
         ("endless table", nothing, checked(subjects="/dev/zero"), ("/dev/zero", "no regular file")),
-        ("long table", *jobs.table(bytes(2**21)), ("t.tsv: has 2097152 bytes", "replace it")),
+        ("long table", *jobs.table(bytes(2**25)), ("t.tsv: has 33554432 bytes", "replace it")),
         ("packed table", *jobs.table(PACKED), ("t.tsv: cannot be read", "codec", "replace it")),
         ("table without columns", *jobs.table(b"a\tb\n"), ("lacks the columns", "separated by")),
         ("two splits", *jobs.table(jobs.TWICE), ("t.tsv, line 3: subject04", "keep one of the")),

@@ -16,7 +16,7 @@ from test_hostile_support import OUTPUT, Payload, in_turn
 from test_models_checkpoints import CONFIG, SCALES, saved
 from test_models_support import SIZE, job, make_shard
 
-from models import checkpoints, evaluate, training
+from models import checkpoints, measurements, training
 from models.dataset import ShardSlices
 from models.reconstruct import Reconstructor
 from models.runlog import RunLog
@@ -282,7 +282,7 @@ def reconstructor(model="PnPNet", settings=CONFIG):
 
 
 def read_table():
-    evaluate.read_table(Path(TABLE))
+    measurements.read_table(Path(TABLE))
 
 
 # --- working checkpoints -----------------------------------------------------------------------

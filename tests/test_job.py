@@ -104,8 +104,8 @@ def test_a_rule_ends_with_exit_code_1(tmp_path):
         "output": [str(tmp_path / "labels.h5")],
         "log": [str(tmp_path / "job.log")],
         "wildcards": {"subject": "subject04"},
-        "params": {"source": "brainweb", "known": {}},
-        "config": {"brainweb_dir": str(tmp_path)},
+        "params": {"source": "brainweb"},
+        "config": {"brainweb_dir": str(tmp_path), "subjects": "data/subjects.tsv"},
         "threads": 1,
         "rule": "fetch",
     }

@@ -1,6 +1,8 @@
 """Small shards and settings that the tests of the models share."""
 
-from collections.abc import Mapping
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -146,3 +148,16 @@ def make_shard(
     }
     hdf5.write(path, SHARD, arrays, hdf5.provenance({"seed": seed}, subject=subject))
     return path
+
+
+@contextmanager
+def few_files(count: int) -> Iterator[None]:
+    """Allow this process so many more open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = {int(path.name) for path in Path("/dev/fd").iterdir()}
+    free = [number for number in range(len(taken) + count) if number not in taken]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[count - 1] + 1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -30,6 +30,13 @@ def test_accepts_files_saved_by_a_spreadsheet(tmp_path):
     assert len(read_subjects(path)) == 3
 
 
+def test_reads_very_many_subjects(tmp_path):
+    names = [f"subject{n:05d}" for n in range(20_000)]
+    rows = [f"{name}\ttrain\t{n:064x}" for n, name in enumerate(names)]
+    table = write(tmp_path, *rows, "subject98765\tvalidation\t-", "subject98766\ttest\t-")
+    assert list(read_subjects(table))[:-2] == names
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

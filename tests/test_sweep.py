@@ -7,7 +7,7 @@ from test_models_support import job, make_shard, settings
 from test_training_support import run, split
 
 from models import checkpoints
-from models.evaluate import COLUMNS, read_table
+from models.measurements import COLUMNS, read_table
 from models.reconstruct import Reconstructor
 from models.sweep import sweep
 from pipeline.errors import InputError

@@ -1,3 +1,4 @@
+import tracemalloc
 from html.parser import HTMLParser
 from types import MappingProxyType
 
@@ -6,7 +7,7 @@ import pandas as pd
 import pytest
 
 from models.bootstrap import Bootstrap
-from models.evaluate import COLUMNS, write_table
+from models.measurements import COLUMNS, write_table
 from models.tables import PAPER, Published, table1
 from pipeline.errors import InputError
 
@@ -72,6 +73,17 @@ def test_an_interval_is_the_same_every_time():
     assert Bootstrap(images(2, 30)).interval(values) == Bootstrap(images(2, 30)).interval(values)
 
 
+def test_bootstrap_does_not_hold_every_draw_of_every_image():
+    many = images(100, 20, 5)
+    tracemalloc.start()
+    try:
+        Bootstrap(many, draws=1000).interval(np.zeros((1, len(many))))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6  # draws x images of 8 bytes are 80e6
+
+
 # --- the table -----------------------------------------------------------------------------------
 
 METHODS = {"PnPNet": 30.0, "cDPM": 28.0, "LegoPET": 31.0, "LegoPET-seed2": 33.0}
@@ -126,7 +138,7 @@ def metrics(tmp_path):
     rows += rows_of("LegoPET-fbp", 36, seed=9)
     rows += [row for model in ("cDPM", "LegoPET") for row in rows_of(model, 40, "mean", 8)]
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    write_table(table, tmp_path / "metrics.csv.gz")
+    write_table([table], tmp_path / "metrics.csv.gz")
     return tmp_path / "metrics.csv.gz"
 
 
@@ -225,7 +237,7 @@ def test_seeds_are_paired_in_order(tmp_path):
     for number, offset in (("", 0.0), ("-seed2", 5.0)):
         rows += [*rows_of(f"cDPM{number}", 28 + offset), *rows_of(f"LegoPET{number}", 31 + offset)]
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    write_table(table, tmp_path / "m.csv")
+    write_table([table], tmp_path / "m.csv")
     groups = {name: [name, f"{name}-seed2"] for name in ("cDPM", "LegoPET")}
     made = make(tmp_path / "m.csv", groups, tmp_path)
     (row,) = pd.read_csv(made["differences"]).to_dict("records")
@@ -290,6 +302,13 @@ def test_html_is_balanced_and_escaped(metrics, tmp_path):
     parser.feed(text)
     assert parser.stack == ()
     assert parser.cells == 3 * (9 + 4 + 4 + 4 + 4)  # FBP, OSEM and the network in five tables
+
+
+def test_tables_do_not_depend_on_how_much_is_read_at_a_time(metrics, tmp_path, monkeypatch):
+    whole = {name: path.read_bytes() for name, path in make(metrics, ROWS, tmp_path).items()}
+    monkeypatch.setattr("models.measurements.PART", 11)
+    parts = {name: path.read_bytes() for name, path in make(metrics, ROWS, tmp_path).items()}
+    assert parts == whole
 
 
 def test_a_model_without_rows_is_named(metrics, tmp_path):

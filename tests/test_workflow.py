@@ -19,7 +19,7 @@ from test_workflow_support import (
 )
 
 from models import METHODS, checkpoints, reconstruct
-from models.evaluate import COLUMNS, read_table
+from models.measurements import COLUMNS, read_table
 from pipeline import provenance, shards
 
 MODELS = (*METHODS, "LegoPET-seed2", "LegoPET-fbp")

@@ -67,12 +67,17 @@ def features_of(wildcards):
     return weights_of(wanted) if wanted else []
 
 
-def reconstructions(*models):
-    """Reconstructions of the test subjects, one file a model and subject."""
+def shown():
+    """Test subjects whose slices are drawn: a slice of each is enough."""
+    return of_split("test")[: len(config["evaluation"]["figure_positions"])]
+
+
+def reconstructions(models, subjects):
+    """Reconstructions, one file a model and subject."""
     return expand(
         f"{RESULTS}/reconstructions/{{model}}/{{subject}}.h5",
-        model=models,
-        subject=of_split("test"),
+        model=list(models),
+        subject=subjects,
     )
 
 

@@ -26,7 +26,7 @@ rule reconstruct:
 
 rule metrics:
     input:
-        reconstructions=reconstructions(*EVALUATED),
+        reconstructions=reconstructions(EVALUATED, of_split("test")),
         shards=shards("test"),
         weights=[weights_of(model) for model in EVALUATED],
     output:
@@ -68,7 +68,7 @@ rule table1:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
     params:
         models=EVALUATED,
         rows=rows(EVALUATED),
@@ -79,8 +79,8 @@ rule table1:
 
 rule panel:
     input:
-        reconstructions=reconstructions(*rows(EVALUATED)),
-        shards=shards("test"),
+        reconstructions=reconstructions(rows(EVALUATED), shown()),
+        shards=expand(f"{DATA}/shards/{{subject}}.h5", subject=shown()),
         weights=[weights_of(model) for model in rows(EVALUATED)],
     output:
         report(
@@ -130,8 +130,8 @@ rule regional_bias:
 
 rule uncertainty:
     input:
-        reconstructions=reconstructions(*filter(None, [UNCERTAINTY])),
-        shards=shards("test"),
+        reconstructions=reconstructions(filter(None, [UNCERTAINTY]), shown()),
+        shards=expand(f"{DATA}/shards/{{subject}}.h5", subject=shown()),
     output:
         report(
             f"{RESULTS}/figures/uncertainty.png",

@@ -2,12 +2,15 @@ from pathlib import Path
 
 from pipeline import brainweb, mni152
 from pipeline.job import job
+from pipeline.subjects import read_subjects
 
 with job(snakemake):
     output, subject = Path(snakemake.output[0]), snakemake.wildcards.subject
     if snakemake.params.source == "mni152":
         mni152.fetch(output, subject, snakemake.params.seed)
     else:
-        # Not a parameter: the volumes are verified, so another folder is no reason to fetch again.
-        folder = snakemake.config["brainweb_dir"]
-        brainweb.fetch(output, subject, snakemake.params.known, folder)
+        # Not parameters: another folder, or another subject, is no reason to fetch again.
+        table, folder = snakemake.config["subjects"], snakemake.config["brainweb_dir"]
+        subjects = read_subjects(table).values()
+        known = {s.name: s.labels_sha256 for s in subjects if s.labels_sha256}
+        brainweb.fetch(output, subject, known, folder)
