@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO := results/demo
 REFERENCE := .reference
 
-.PHONY: env demo test lint bench
+.PHONY: env demo test test-slurm lint bench
 
 env: $(READY)
 
@@ -34,6 +34,10 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Debian and root: it installs SLURM, starts its daemons, and ends them. Elsewhere it says why not.
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -rs tests/slurm_dag.py
 
 bench: $(READY) $(REFERENCE)/.ready
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml -- $(DEMO)/weights/cDPM.safetensors data/demo/shards/subject05.h5
