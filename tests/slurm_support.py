@@ -40,7 +40,7 @@ PreemptMode=REQUEUE
 # Jobs ask for what they need at the paper's scale, which this computer need not have.
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000000
-PartitionName=main Nodes={host} Default=YES PriorityTier=1 GraceTime=20
+PartitionName=main Nodes={host} Default=YES PriorityTier=1
 PartitionName=urgent Nodes={host} PriorityTier=2
 """
 
