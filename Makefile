@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-build-iso
 DEMO := results/demo
 REFERENCE := .reference
 
-.PHONY: env demo test faults lint audit bench
+.PHONY: env demo test faults test-slurm lint audit bench
 
 env: $(READY)
 
@@ -44,6 +44,10 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Debian and root: it installs SLURM, starts its daemons, and ends them. Elsewhere it says why not.
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -rs tests/slurm_dag.py
 
 # One kill in each rule, and more in training.
 faults: $(READY)

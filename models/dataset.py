@@ -1,6 +1,7 @@
 """From shards to normalised batches and back: the one place where units change."""
 
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -330,12 +331,24 @@ def batches(
         From `ShardSlices`, whichever process met it.
     """
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_sampler=order, num_workers=workers, collate_fn=_collate, pin_memory=pin
+        dataset,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        worker_init_fn=_ignore_stop_requests,
     )
     for batch in loader:
         if isinstance(batch, _Failure):
             raise InputError(*batch)
         yield batch
+
+
+def _ignore_stop_requests(_: int) -> None:
+    # Ctrl-C and schedulers signal all processes of a job. The one that is served decides when to
+    # stop, and until then it needs its readers.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Failure(NamedTuple):

@@ -1,14 +1,17 @@
 """Where and how precisely networks are computed."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from pipeline.errors import InputError
+from pipeline.processes import adopt_srun
 
 
 def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabric:
@@ -19,32 +22,50 @@ def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabr
     training : mapping
         ``device`` ("auto" takes CUDA where there is one) and ``precision``.
     devices : int
-        How many; more than one starts as many processes, each of which runs the calling script.
+        How many. torchrun or srun may have started as many processes, on one node or several; if
+        not, and there is more than one, this starts the others, each of which runs the calling
+        script.
     threads : int
-        CPU cores that may be used by all processes together.
+        CPU cores that may be used: by each process that a launcher started, else by all together.
 
     Raises
     ------
     InputError
-        If there are fewer GPUs.
+        If there are fewer GPUs, or a launcher started another number of processes.
     """
-    torch.set_num_threads(max(1, threads // devices))
+    adopt_srun()
+    launched = "RANK" in os.environ
+    if launched and (started := int(os.environ["WORLD_SIZE"])) != devices:
+        raise InputError(
+            "training.devices",
+            f"is {devices}, and {started} processes were started",
+            "make the launcher's number of processes and training.devices the same",
+        )
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if launched else devices
     accelerator = training["device"]
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     found = torch.cuda.device_count()
-    if accelerator == "cuda" and found < devices:
+    if accelerator == "cuda" and found < here:
         raise InputError(
             "training.device",
-            f"asks for {devices} GPU(s), and PyTorch sees {found}",
+            f"asks for {here} GPU(s), and PyTorch sees {found}",
             "set training.device to cpu or auto, or training.devices to what there is",
         )
     # Buffers are not broadcast: batch norms share their statistics already, see `share_statistics`.
     strategy = DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
+    # Named, for Fabric would take any SLURM job for one whose processes srun has started.
+    environment = TorchElasticEnvironment() if launched else LightningEnvironment()
     fabric = Fabric(
-        accelerator=accelerator, devices=devices, strategy=strategy, precision=training["precision"]
+        accelerator=accelerator,
+        devices=here,
+        num_nodes=devices // here,
+        strategy=strategy,
+        precision=training["precision"],
+        plugins=[environment],
     )
     fabric.launch()
+    torch.set_num_threads(max(1, threads if launched else threads // devices))  # Fabric sets it too
     return fabric
 
 

@@ -2,16 +2,21 @@
 
 import hashlib
 import json
+import logging
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from lightning_fabric import Fabric
 
 from models.checkpoints import Metadata
 from pipeline import shards
 from pipeline.code import imported
+
+log = logging.getLogger(__name__)
 
 
 def identity(metadata: Metadata, training: Mapping[str, Any], train_shards: Sequence[Path]) -> str:
@@ -57,3 +62,11 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def leave(number: int, step: int, fabric: Fabric) -> NoReturn:
+    """End this process as signal ``number`` asked, the working checkpoint being written."""
+    # Whoever started several processes kills them all when the first one ends.
+    fabric.barrier()
+    log.warning("signal %d: stopped at step %d; run again to resume", number, step)
+    raise SystemExit(128 + number)

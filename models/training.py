@@ -33,7 +33,7 @@ from models.dataset import (
 from models.devices import make_fabric, share_statistics
 from models.method import Objective
 from models.optimisation import averaged, gradient_norm, learning_rate, make_optimiser
-from models.resuming import identity, stop_requests
+from models.resuming import identity, leave, stop_requests
 from models.runlog import RunLog
 from models.seeds import generator, seed_of
 from models.unet import UNet, trainable_parameters
@@ -189,8 +189,7 @@ class Run:
             if self._due("checkpoint_every_steps") or number:
                 self._save()
             if number:
-                log.warning("signal %d: stopped at step %d; run again to resume", number, self.step)
-                raise SystemExit(128 + number)
+                leave(number, self.step, self.fabric)
         if self.log:
             self.log.close()
 

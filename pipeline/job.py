@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import writing
+from pipeline.processes import is_first
 
 FORMAT = "%(asctime)s %(message)s"
 
@@ -30,14 +31,16 @@ def job(snakemake: Any) -> Iterator[None]:
     """Run a rule's work: log to its log file and stderr, use no more threads than it was given.
 
     Bad input ends the process with its one-screen message and exit code 1; any other error with
-    its traceback. Both reach the log file.
+    its traceback. Both reach the log file. Of several processes that do the work together, only the
+    first writes it.
     """
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr, force=True)
     logging.captureWarnings(True)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(snakemake.threads)
     try:
-        _log_to(snakemake.log[0])
+        if is_first():
+            _log_to(snakemake.log[0])
         yield
     except InputError as error:
         logging.error("\nRule '%s' stopped.\n%s\n", snakemake.rule, error)

@@ -1,5 +1,7 @@
+import multiprocessing
 import os
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -94,10 +96,18 @@ def test_legopet_resumes_to_the_same_bits(tmp_path, data):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_run_after_saving(tmp_path, data, monkeypatch, number):
-    config = settings(training__checkpoint_every_steps=100)
+    """Sent, as by Ctrl-C and schedulers, to the processes that read slices, too."""
+
+    def signal_all():
+        readers = [process.pid for process in multiprocessing.active_children()]
+        assert readers
+        # By a process of its own: PyTorch's readers die quietly when their parent tells them to.
+        subprocess.run(["kill", f"-{number}", *map(str, readers), str(os.getpid())], check=True)
+
+    config = settings(training__checkpoint_every_steps=100, training__workers=1)
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        die_at_call(patch, 1, lambda: os.kill(os.getpid(), number))
+        die_at_call(patch, 1, signal_all)
         with pytest.raises(SystemExit) as stopped:
             run(tmp_path, data, "s", config=config)
     assert stopped.value.code == 128 + number

@@ -124,8 +124,15 @@ def settings_of(model, *sections):
 
 
 def job_threads():
-    """CPU cores of a training or reconstruction."""
-    return min(config["training"]["threads"] or workflow.cores, workflow.cores)
+    """CPU cores of a training or reconstruction; a cluster has no number of cores, but a limit."""
+    asked, given = config["training"]["threads"], workflow.resource_settings
+    most = given.cores or given.max_threads or asked
+    if not most:
+        raise WorkflowError(
+            "training.threads: is 0 (all cores), and nobody says how many a job may have\n"
+            "  -> call snakemake with --max-threads, or set training.threads"
+        )
+    return min(asked or most, most)
 
 
 def gpus(count):

@@ -2,8 +2,10 @@ from pathlib import Path
 
 from models.training import train
 from pipeline.job import job
+from pipeline.processes import start
 
 with job(snakemake):
+    start(snakemake.resources.get("mpi", ""))
     train(
         snakemake.params.settings,
         [Path(shard) for shard in snakemake.input.train],
