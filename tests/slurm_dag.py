@@ -12,17 +12,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from slurm_support import cluster, obstacle, output
+from test_sameness_support import differences, finals
 from test_workflow_support import ROOT, workplace
-
-from models.evaluate import read_table
 
 TESTS = ROOT / "tests"
 SETTINGS = yaml.safe_load((TESTS / "slurm.yaml").read_text())
@@ -125,36 +121,6 @@ def resumed_at(folder: Path, model: str) -> int:
     return int(step)
 
 
-def assert_same_results(one: Path, other: Path) -> None:
-    """Compare all arrays, weights and numbers of two runs, but for measured seconds."""
-    names = {p.relative_to(one) for top in ("data", "results") for p in (one / top).rglob("*.*")}
-    names = {n for n in names if "runs" not in n.parts}
-    kinds = {
-        suffix: [n for n in names if n.suffix == suffix] for suffix in {n.suffix for n in names}
-    }
-    assert kinds.keys() >= {".h5", ".safetensors", ".csv", ".gz", ".png", ".html"}
-    for name in names:
-        assert (other / name).exists(), name
-    for name in kinds[".h5"]:
-        with h5py.File(one / name) as first, h5py.File(other / name) as second:
-            assert set(first) == set(second)
-            for key in first:
-                np.testing.assert_array_equal(first[key][()], second[key][()], f"{name}: {key}")
-    for name in kinds[".safetensors"]:
-        assert_same_weights(one / name, other / name)
-    first, second = (
-        table[~table["metric"].str.contains("seconds")]
-        for table in (read_table(run / "results/tiny/metrics.csv.gz") for run in (one, other))
-    )
-    pd.testing.assert_frame_equal(first, second, check_exact=True)
-    for name in kinds[".csv"]:
-        first, second = (pd.read_csv(run / name) for run in (one, other))
-        timed = [column for column in first if "second" in column]
-        pd.testing.assert_frame_equal(
-            first.drop(columns=timed), second.drop(columns=timed), check_exact=True, obj=str(name)
-        )
-
-
 def assert_same_weights(one: Path, other: Path) -> None:
     first, second = load_file(one), load_file(other)
     assert first.keys() == second.keys()
@@ -175,7 +141,8 @@ def test_a_disturbed_dag_ends_with_the_undisturbed_runs_results(slurm, undisturb
     pre_empted = output("scontrol", "show", "job", found["cDPM"][0])
     assert "Restarts=1" in pre_empted
     assert "JobState=COMPLETED" in pre_empted
-    assert_same_results(undisturbed, folder)
+    assert differences(folder, undisturbed) == []
+    assert finals(folder) == finals(undisturbed)
 
 
 def test_srun_trains_as_two_processes_of_one_job(slurm, undisturbed, tmp_path):

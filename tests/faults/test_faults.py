@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from killing import Kill, Run, jobs_of, name_of, plan
-from sameness import differences, finals
+from test_sameness_support import differences, finals
 from test_workflow_support import ROOT, snakemake, workplace
 
 from models.checkpoints import load_working
