@@ -282,7 +282,7 @@ rule provenance:
         weights=[weights_of(model) for model in training_logs()],
         settings=expand(f"{RESULTS}/weights/{{model}}.yaml", model=training_logs()),
         checkpoints=expand(f"{RESULTS}/checkpoints/{{model}}", model=training_logs()),
-        reconstructions=reconstructions(*EVALUATED),
+        reconstructions=reconstructions(EVALUATED, of_split("test")),
         metrics=f"{RESULTS}/metrics.csv.gz",
         tables=rules.table1.output,
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],
