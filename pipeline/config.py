@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema
 import yaml
 
-from pipeline import projector
+from pipeline import backend
 from pipeline.errors import InputError
 from pipeline.experiment import Model, models_of
-from pipeline.geometry import grid_from, ring_from
+from pipeline.geometry import check_geometry, grid_from, ring_from
 from pipeline.subjects import Subject, read_subjects
 
 
@@ -246,7 +246,7 @@ def _wanted(schema: Mapping[str, Any]) -> str:
 def _check_geometry(config: Mapping[str, Any]) -> None:
     """Contradictions between the image grid, the ring and the subsets."""
     ring, grid = ring_from(config), grid_from(config)
-    projector.check_geometry(ring, grid, config["osem"]["subsets"])
+    check_geometry(ring, grid, config["osem"]["subsets"])
     slices = config["slices"]
     if slices["per_volume"] > slices["volume_slices"]:
         raise InputError(
@@ -254,7 +254,7 @@ def _check_geometry(config: Mapping[str, Any]) -> None:
             f"{slices['per_volume']} slices asked for, the volume holds {slices['volume_slices']}",
             f"ask for at most {slices['volume_slices']}",
         )
-    projector.resolve(config["projector"])
+    backend.resolve(config["projector"])
     _check_network(config, ring.views, ring.radial_bins)
 
 

@@ -154,3 +154,22 @@ def ring_from(config: Mapping[str, Any]) -> Ring:
 def grid_from(config: Mapping[str, Any]) -> Grid:
     """Build the reconstruction grid from the configuration's section ``slices``."""
     return Grid(config["slices"]["size"], config["slices"]["pixel_mm"])
+
+
+def check_geometry(ring: Ring, grid: Grid, subsets: int) -> None:
+    """Refuse subsets that do not divide the views, and images that reach beyond the ring."""
+    if ring.views % subsets:
+        divisors = [n for n in range(1, ring.views + 1) if ring.views % n == 0]
+        raise InputError(
+            "osem.subsets",
+            f"{subsets} subsets do not divide the scanner's {ring.views} views",
+            f"choose one of {divisors}",
+        )
+    half_mm = grid.size * grid.pixel_mm / 2
+    if half_mm >= ring.radius_mm:
+        raise InputError(
+            "slices.size",
+            f"{grid.size} pixels of {grid.pixel_mm} mm reach {half_mm:.0f} mm from the axis, "
+            f"the ring's radius is {ring.radius_mm} mm",
+            "choose fewer or smaller pixels",
+        )

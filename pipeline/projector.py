@@ -8,8 +8,6 @@ images as (pixel, slice), the pixels being those of the field of view, and sinog
 (slice, view, radial).
 """
 
-import importlib
-import importlib.util
 import json
 import warnings
 from abc import ABC, abstractmethod
@@ -24,8 +22,9 @@ import scipy.sparse
 import torch
 
 from pipeline import hdf5
+from pipeline.backend import device_for
 from pipeline.errors import InputError
-from pipeline.geometry import Grid, Ring, field_of_view
+from pipeline.geometry import Grid, Ring, check_geometry, field_of_view
 from pipeline.kinds import SYSTEM_MATRIX
 
 
@@ -91,25 +90,6 @@ class Projector(ABC):
         """Line integrals (slice, view, radial) of float32 images (slice, y, x) on all LORs."""
         columns = self.columns(images)
         return self.sinograms([self.forward(columns, subset) for subset in range(self.subsets)])
-
-
-def check_geometry(ring: Ring, grid: Grid, subsets: int) -> None:
-    """Refuse subsets that do not divide the views, and images that reach beyond the ring."""
-    if ring.views % subsets:
-        divisors = [n for n in range(1, ring.views + 1) if ring.views % n == 0]
-        raise InputError(
-            "osem.subsets",
-            f"{subsets} subsets do not divide the scanner's {ring.views} views",
-            f"choose one of {divisors}",
-        )
-    half_mm = grid.size * grid.pixel_mm / 2
-    if half_mm >= ring.radius_mm:
-        raise InputError(
-            "slices.size",
-            f"{grid.size} pixels of {grid.pixel_mm} mm reach {half_mm:.0f} mm from the axis, "
-            f"the ring's radius is {ring.radius_mm} mm",
-            "choose fewer or smaller pixels",
-        )
 
 
 class SparseProjector(Projector):
@@ -252,7 +232,7 @@ def system_matrices(
     Raises
     ------
     InputError
-        As `check_geometry`.
+        As `pipeline.geometry.check_geometry`.
     """
     check_geometry(ring, grid, subsets)
     inside = field_of_view(ring, grid).ravel()
@@ -276,50 +256,6 @@ def system_matrices(
     return forward, [matrix.T.tocsr() for matrix in forward]
 
 
-def parallelproj_installed() -> bool:
-    """Whether the kernels of parallelproj can be imported."""
-    return importlib.util.find_spec("parallelproj_core") is not None
-
-
-def device_for(name: str) -> torch.device:
-    """Device on which a projector runs here: a CUDA GPU that it can use, else the CPU.
-
-    parallelproj uses a GPU only if it was compiled for that.
-    """
-    usable = torch.cuda.is_available()
-    if usable and name == "parallelproj":
-        usable = (
-            parallelproj_installed()
-            and importlib.import_module("parallelproj_core").cuda_enabled == 1
-        )
-    return torch.device("cuda" if usable else "cpu")
-
-
-def resolve(choice: str) -> str:
-    """Turn the configured projector into the one that will run, and refuse what cannot.
-
-    Parameters
-    ----------
-    choice : str
-        ``"sparse"``, ``"parallelproj"``, or ``"auto"``: parallelproj where it is installed and a
-        CUDA GPU is visible, else sparse.
-
-    Raises
-    ------
-    InputError
-        If parallelproj is asked for by name and not installed.
-    """
-    if choice == "auto":
-        return "parallelproj" if device_for("parallelproj").type == "cuda" else "sparse"
-    if choice == "parallelproj" and not parallelproj_installed():
-        raise InputError(
-            "projector",
-            "'parallelproj' is not installed in this environment",
-            "create the conda environment of environment.yml, or choose projector: sparse",
-        )
-    return choice
-
-
 def write_system_matrix(output: Path, ring: Ring, grid: Grid, subsets: int) -> None:
     """Rule ``system_matrix``: build the matrices of a geometry and store them."""
     arrays: dict[str, np.ndarray] = {}
@@ -340,7 +276,7 @@ def write_system_matrix(output: Path, ring: Ring, grid: Grid, subsets: int) -> N
 
 
 def load(name: str, ring: Ring, grid: Grid, subsets: int, matrix: str | Path | None) -> Projector:
-    """Build the projector ``name`` (from `resolve`) on the device of `device_for`.
+    """Build the projector ``name`` (from `pipeline.backend`) on the device where it runs.
 
     Parameters
     ----------

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.backend import device_for, resolve
 from pipeline.errors import InputError
 from pipeline.geometry import Grid, Ring, field_of_view
-from pipeline.projector import device_for, load, resolve, system_matrices, write_system_matrix
+from pipeline.projector import load, system_matrices, write_system_matrix
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from pipeline import projector
+from pipeline import backend
 from pipeline.code import code_hash
 from pipeline.config import check
 from pipeline.errors import InputError
@@ -13,7 +13,7 @@ try:
     SUBJECTS = check(
         config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
     )
-    PROJECTOR = projector.resolve(config["projector"])
+    PROJECTOR = backend.resolve(config["projector"])
 except InputError as error:
     raise WorkflowError(str(error))
 
