@@ -142,7 +142,8 @@ def jobs(folder: Path, subjects: int, cores: int) -> tuple[Cost, Cost]:
         if path.parent.name != "system_matrix":
             path.unlink()
     results = folder / "results" / "scaling"
-    shutil.rmtree(results / "reconstructions", ignore_errors=True)
+    for name in ("reconstructions", "metrics"):
+        shutil.rmtree(results / name, ignore_errors=True)
     for name in ("metrics.csv.gz", "table1.md"):
         (results / name).unlink(missing_ok=True)
     data = run(folder, cores, [f"data/scaling/shards/{name}.h5" for name in names])

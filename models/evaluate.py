@@ -1,4 +1,4 @@
-"""Rule ``metrics``: one table in long format, a line per test slice, estimate and metric.
+"""Rule ``metrics``: a subject's table in long format, a line per slice, estimate and metric.
 
 ``python -m models.evaluate`` recomputes lines of it from the weights; see `models.recompute`.
 """
@@ -195,22 +195,19 @@ def origin_of(attributes: Mapping[str, Any], estimate: str) -> dict[str, Any]:
 
 
 def evaluate(
-    shard_paths: Sequence[Path],
-    reconstructions: Mapping[str, Sequence[Path]],
-    scales: Scales,
-    output: Path,
+    shard: Path, reconstructions: Mapping[str, Path], scales: Scales, output: Path
 ) -> None:
-    """Compare every model, FBP and OSEM with the OSEM reference and the noise-free truth.
+    """Compare a subject's images by every model, FBP and OSEM with the OSEM reference and truth.
 
     FBP and OSEM of the shard count as models; OSEM is compared with the truth alone. A model with
     K > 1 samples has two estimates: its first sample and the mean of all.
 
     Parameters
     ----------
-    shard_paths : sequence of path
-        Test shards.
-    reconstructions : mapping of model to sequence of path
-        For each model one file of `models.reconstruct` per shard, in any order.
+    shard : Path
+        Of a test subject.
+    reconstructions : mapping of model to path
+        Each model's file of `models.reconstruct`.
     scales : Scales
         Of the training split.
     output : Path
@@ -219,53 +216,34 @@ def evaluate(
     Raises
     ------
     InputError
-        If a file is unreadable, a subject has no reconstruction, or one was made of other slices,
-        with other scales or by another model.
+        If a file is unreadable, or a reconstruction is another subject's, of other slices, with
+        other scales or by another model.
     """
-    by_subject = {model: _by_subject(paths) for model, paths in reconstructions.items()}
-    write_table(_rows(shard_paths, by_subject, scales), output)
-
-
-def _by_subject(paths: Sequence[Path]) -> dict[str, Path]:
-    found = {}
-    for path in paths:
-        with reconstruct.opened(path) as file:
-            found[subject_of(file)] = path
-    return found
+    with ExitStack() as stack:
+        file = stack.enter_context(shards.opened(shard))
+        images = [
+            _matching(stack.enter_context(reconstruct.opened(path)), file, model, scales)
+            for model, path in reconstructions.items()
+        ]
+        write_table(_rows(file, images, scales), output)
 
 
 def _rows(
-    shard_paths: Sequence[Path], reconstructions: Mapping[str, Mapping[str, Path]], scales: Scales
+    shard: h5py.File, reconstructions: Sequence[h5py.File], scales: Scales
 ) -> Iterator[pd.DataFrame]:
-    """Rows of one subject after the other, with no other's files open."""
-    for path in shard_paths:
-        with ExitStack() as stack:
-            shard = stack.enter_context(shards.opened(path))
-            files = [
-                _matching(stack, shard, model, paths, scales)
-                for model, paths in reconstructions.items()
-            ]
-            rotations = hdf5.finite(shard["rotation"])
-            for number in np.unique(rotations):  # one volume at a time, for little memory
-                rows = np.flatnonzero(rotations == number)
-                slices = Slices.read(shard, rows)
-                yield from _rows_of_shard(slices, scales)
-                for file in files:
-                    samples = _samples(file, rows)
-                    yield from rows_of_model(samples, slices, scales, file.attrs)
+    rotations = hdf5.finite(shard["rotation"])
+    for number in np.unique(rotations):  # one volume at a time, for little memory
+        rows = np.flatnonzero(rotations == number)
+        slices = Slices.read(shard, rows)
+        yield from _rows_of_shard(slices, scales)
+        for file in reconstructions:
+            yield from rows_of_model(_samples(file, rows), slices, scales, file.attrs)
 
 
-def _matching(
-    stack: ExitStack, shard: h5py.File, model: str, paths: Mapping[str, Path], scales: Scales
-) -> h5py.File:
-    subject = subject_of(shard)
-    if subject not in paths:
-        raise InputError(
-            shard.filename, f"has no reconstruction by {model}", "run rule 'reconstruct' on it"
-        )
-    file = stack.enter_context(reconstruct.opened(paths[subject]))
+def _matching(file: h5py.File, shard: h5py.File, model: str, scales: Scales) -> h5py.File:
+    """Give a reconstruction, if it is that of the shard by the model."""
     remedy = "delete it and run rule 'reconstruct' again"
-    same_slices = all(
+    same_slices = subject_of(file) == subject_of(shard) and all(
         np.array_equal(shard[name][()], file[name][()]) for name in ("rotation", "slice_index")
     )
     if not same_slices or float(file.attrs["activity_scale"]) != scales.activity:

@@ -7,11 +7,11 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -62,15 +62,35 @@ def write_table(tables: Iterable[pd.DataFrame], path: Path) -> None:
     InputError
         If the file cannot be written.
     """
-    with hdf5.atomic(path) as temporary, temporary.open("wb") as plain, ExitStack() as stack:
-        file: Any = plain
-        if path.suffix == ".gz":
-            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=plain, mtime=0))
+    with _writing(path) as file:
         for number, table in enumerate(tables):
             text = table.to_csv(
                 index=False, header=not number, float_format="%.6g", lineterminator="\n"
             )
             file.write(text.encode())
+
+
+def join_tables(paths: Iterable[Path], output: Path) -> None:
+    """Write the tables of several files as one, in their order: rule ``join_metrics``.
+
+    Raises
+    ------
+    InputError
+        If one of them is missing, damaged or has other columns, or the file cannot be written.
+    """
+    with _writing(output) as file:
+        for number, path in enumerate(paths):
+            with _reading(path) as (header, lines):
+                file.writelines(lines if number else chain([header], lines))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    with hdf5.atomic(path) as temporary, temporary.open("wb") as plain, ExitStack() as stack:
+        file: Any = plain
+        if path.suffix == ".gz":
+            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=plain, mtime=0))
+        yield file
 
 
 def read_parts(path: Path) -> Iterator[pd.DataFrame]:
@@ -83,6 +103,18 @@ def read_parts(path: Path) -> Iterator[pd.DataFrame]:
     InputError
         If it is missing, damaged or has other columns.
     """
+    with _reading(path) as (header, lines):
+        for number in count():
+            text = b"".join([header, *islice(lines, PART)])
+            if number and text == header:
+                return
+            part = pd.read_csv(io.BytesIO(text), dtype={n: COLUMNS[n] for n in COLUMNS})
+            yield part.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[tuple[bytes, Iterator[bytes]]]:
+    """Open a table: its header and its other lines."""
     remedy = f"delete it and make it again: snakemake --cores all -- {path}"
     check_readable(path, "table", remedy)
     try:
@@ -92,12 +124,7 @@ def read_parts(path: Path) -> Iterator[pd.DataFrame]:
             names = header.decode().rstrip().split(",")
             if names != list(COLUMNS):
                 raise InputError(path, f"has the columns {', '.join(names)}", remedy)
-            for number in count():
-                text = b"".join([header, *islice(lines, PART)])
-                if number and text == header:
-                    return
-                part = pd.read_csv(io.BytesIO(text), dtype={n: COLUMNS[n] for n in COLUMNS})
-                yield part.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
+            yield header, lines
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(path, f"is damaged ({error})", remedy) from error
 

@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from skimage.metrics import structural_similarity
-from test_models_support import few_files, make_shard
+from test_models_support import make_shard
 
 from models.dataset import Scales
 from models.evaluate import Slices, evaluate, quality, tidy
-from models.measurements import COLUMNS, read_parts, read_table, write_table
+from models.measurements import COLUMNS, join_tables, read_parts, read_table, write_table
 from models.reconstruct import RECONSTRUCTION, opened
 from pipeline import hdf5
 from pipeline.errors import InputError
@@ -63,14 +63,20 @@ def made(tmp_path_factory):
             file["rotation"][:] = [0, 1, 0]
             file["rotation_deg"][:] = [0, -7.5, 0]
             file["slice_index"][:] = [10, 10, 11]
-    reconstructions = {
-        model: [
-            make_reconstruction(folder / f"{model}-{n}.h5", shard, model, samples=samples, seed=n)
-            for n, shard in reversed(list(enumerate(shards)))
-        ]
-        for model, samples in (("PnPNet", 1), ("LegoPET-fbp", 5))
-    }
-    evaluate(shards, reconstructions, Scales(50.0, SCALE), folder / "metrics.csv.gz")
+    reconstructions = [
+        {
+            model: make_reconstruction(
+                folder / f"{model}-{n}.h5", shard, model, samples=samples, seed=n
+            )
+            for model, samples in (("PnPNet", 1), ("LegoPET-fbp", 5))
+        }
+        for n, shard in enumerate(shards)
+    ]
+    (folder / "metrics").mkdir()
+    tables = [folder / "metrics" / f"{shard.stem}.csv.gz" for shard in shards]
+    for shard, files, table in zip(shards, reconstructions, tables, strict=True):
+        evaluate(shard, files, Scales(50.0, SCALE), table)
+    join_tables(tables, folder / "metrics.csv.gz")
     return shards, reconstructions, folder / "metrics.csv.gz"
 
 
@@ -123,7 +129,7 @@ def test_table_has_one_row_per_slice_estimate_and_metric(made):
 def test_values_are_those_of_the_files(made):
     shards, reconstructions, path = made
     table = read_table(path)
-    with h5py.File(shards[1]) as shard, opened(reconstructions["PnPNet"][0]) as file:
+    with h5py.File(shards[1]) as shard, opened(reconstructions[1]["PnPNet"]) as file:
         osem, labels = shard["osem"][1], shard["labels"][1]
         image, grey, white = file["image"][1], labels == 2, labels == 3
     where = {"subject": "subject43", "rotation": 1, "slice_index": 10, "model": "PnPNet"}
@@ -160,7 +166,7 @@ def test_values_are_those_of_the_files(made):
 def test_single_is_the_first_sample_and_mean_the_mean_of_all(made):
     shards, reconstructions, path = made
     table = read_table(path)
-    with h5py.File(shards[0]) as shard, opened(reconstructions["LegoPET-fbp"][1]) as file:
+    with h5py.File(shards[0]) as shard, opened(reconstructions[0]["LegoPET-fbp"]) as file:
         osem, grey = shard["osem"][2], shard["labels"][2] == 2
         samples = file["samples"][2]
     where = {"subject": "subject42", "slice_index": 11, "model": "LegoPET-fbp"}
@@ -178,7 +184,7 @@ def test_single_is_the_first_sample_and_mean_the_mean_of_all(made):
 def test_posterior_statistics(made):
     shards, reconstructions, path = made
     table = read_table(path)
-    with h5py.File(shards[0]) as shard, opened(reconstructions["LegoPET-fbp"][1]) as file:
+    with h5py.File(shards[0]) as shard, opened(reconstructions[0]["LegoPET-fbp"]) as file:
         head, truth = shard["labels"][0] > 0, shard["activity"][0]
         samples, std = np.sort(file["samples"][0], axis=0), file["std"][0]
     where = {"subject": "subject42", "rotation": 0, "slice_index": 10, "estimate": "mean"}
@@ -213,7 +219,7 @@ def test_values_that_do_not_exist_are_left_out(tmp_path):
     shard = make_shard(tmp_path / "s.h5", slices=2)
     with h5py.File(shard, "r+") as file:
         file["labels"][0] = 1  # no grey or white matter
-    evaluate([shard], {}, Scales(50.0, SCALE), tmp_path / "m.csv")
+    evaluate(shard, {}, Scales(50.0, SCALE), tmp_path / "m.csv")
     table = read_table(tmp_path / "m.csv").set_index("slice_index")
     assert set(table.loc[10, "metric"]) == {"psnr_db", "ssim", "nrmse"}
     assert "contrast_recovery" in set(table.loc[11, "metric"])
@@ -222,8 +228,8 @@ def test_values_that_do_not_exist_are_left_out(tmp_path):
 def test_the_same_table_has_the_same_bytes(made, tmp_path):
     shards, reconstructions, path = made
     again = tmp_path / "another.name.csv.gz"
-    evaluate(shards, reconstructions, Scales(50.0, SCALE), again)
-    assert again.read_bytes() == path.read_bytes()
+    evaluate(shards[0], reconstructions[0], Scales(50.0, SCALE), again)
+    assert again.read_bytes() == (path.parent / "metrics" / "42.csv.gz").read_bytes()
     plain = pd.read_csv(path)  # as anybody would
     assert list(plain.columns) == list(COLUMNS)
     write_table([read_table(path)], tmp_path / "copy.csv")
@@ -249,35 +255,29 @@ def test_chosen_metrics_of_chosen_slices(made):
     )
 
 
-def test_a_subject_without_reconstruction_is_named(made, tmp_path):
-    shards, reconstructions, _ = made
-    some = {"PnPNet": reconstructions["PnPNet"][:1]}
-    with pytest.raises(InputError, match=r"42\.h5: has no reconstruction by PnPNet"):
-        evaluate(shards, some, Scales(50.0, SCALE), tmp_path / "m.csv")
-    assert not (tmp_path / "m.csv").exists()
+def test_joined_tables_are_those_of_the_subjects(made, tmp_path):
+    parts = [read_table(made[2].parent / "metrics" / f"{n}.csv.gz") for n in (42, 43)]
+    assert [set(part["subject"]) for part in parts] == [{"subject42"}, {"subject43"}]
+    pd.testing.assert_frame_equal(read_table(made[2]), pd.concat(parts, ignore_index=True))
+    (tmp_path / "other.csv").write_text("method,psnr\nFBP,30\n")
+    with pytest.raises(InputError, match=r"other\.csv: has the columns method, psnr"):
+        join_tables([made[2], tmp_path / "other.csv"], tmp_path / "both.csv.gz")
+    assert not (tmp_path / "both.csv.gz").exists()
 
 
 def test_reconstructions_of_something_else_are_refused(made, tmp_path):
     shards, reconstructions, _ = made
     other = make_shard(tmp_path / "o.h5", subject="subject42", slices=2)
     with pytest.raises(InputError, match="was made of other slices"):
-        evaluate([other], reconstructions, Scales(50.0, SCALE), tmp_path / "m.csv")
+        evaluate(other, reconstructions[0], Scales(50.0, SCALE), tmp_path / "m.csv")
+    with pytest.raises(InputError, match="was made of other slices"):  # of the other subject
+        evaluate(shards[0], reconstructions[1], Scales(50.0, SCALE), tmp_path / "m.csv")
     with pytest.raises(InputError, match="or with another scale"):
-        evaluate(shards, reconstructions, Scales(50.0, SCALE + 1), tmp_path / "m.csv")
-    mistaken = {"cDPM": reconstructions["PnPNet"]}
+        evaluate(shards[0], reconstructions[0], Scales(50.0, SCALE + 1), tmp_path / "m.csv")
+    mistaken = {"cDPM": reconstructions[0]["PnPNet"]}
     with pytest.raises(InputError, match="is by PnPNet, not by cDPM"):
-        evaluate(shards, mistaken, Scales(50.0, SCALE), tmp_path / "m.csv")
-
-
-def test_few_files_are_open_however_many_there_are(tmp_path):
-    subjects = [f"subject{n:02d}" for n in range(10)]
-    many = [make_shard(tmp_path / f"{name}.h5", subject=name, slices=1) for name in subjects]
-    files = [
-        make_reconstruction(tmp_path / f"PnPNet-{shard.name}", shard, "PnPNet") for shard in many
-    ]
-    with few_files(8):
-        evaluate(many, {"PnPNet": files}, Scales(50.0, SCALE), tmp_path / "m.csv")
-    assert list(read_table(tmp_path / "m.csv")["subject"].unique()) == subjects
+        evaluate(shards[0], mistaken, Scales(50.0, SCALE), tmp_path / "m.csv")
+    assert not (tmp_path / "m.csv").exists()
 
 
 def test_a_table_is_the_same_in_parts(made, monkeypatch):

@@ -45,10 +45,10 @@ def study(tmp_path_factory):
             features_sha256=digest,
         )
         checkpoints.save(weights, method.network, None, metadata)
-        files[name] = [results / "reconstructions" / f"{name}.h5"]
-        reconstruct(weights, shard, files[name][0], job(config, name), features, threads=1)
+        files[name] = results / "reconstructions" / f"{name}.h5"
+        reconstruct(weights, shard, files[name], job(config, name), features, threads=1)
         features = weights
-    evaluate([shard], files, SCALES, results / "metrics.csv.gz")
+    evaluate(shard, files, SCALES, results / "metrics.csv.gz")
     return folder, config
 
 

@@ -1,20 +1,18 @@
 """The workflow killed at random moments ends with the same results as if left alone."""
 
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from killing import Kill, Run, jobs_of, name_of, plan
+from killing import Kill, Run, jobs_of, name_of, plan, steps
 from test_sameness_support import differences, finals
 from test_workflow_support import ROOT, snakemake, workplace
 
 from models.checkpoints import load_working
 
 SEED = 2411
-STEP = re.compile(r"step (\d+) of \d+")
 TINY = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
 INTERVAL = TINY["training"]["checkpoint_every_steps"]
 pytestmark = pytest.mark.dag
@@ -68,10 +66,9 @@ def remove(path: Path) -> None:
 
 def lost_steps(folder: Path, log: str) -> int:
     """Count the steps that a killed training had reported and its checkpoint does not hold."""
-    text = (folder / log).read_text() if (folder / log).exists() else ""
-    reported = max((int(step) for step in STEP.findall(text)), default=0)
     working = folder / "results" / "tiny" / "runs" / Path(log).stem / "working.pt"
-    return max(0, reported - (load_working(working)["step"] if working.exists() else 0))
+    kept = load_working(working)["step"] if working.exists() else 0
+    return max(0, steps(folder / log)[0] - kept)
 
 
 def report(number: int, kills: int, kill: Kill, running: list[str], lost: dict[str, int]) -> str:

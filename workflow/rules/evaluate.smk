@@ -26,15 +26,15 @@ rule reconstruct:
 
 rule metrics:
     input:
-        reconstructions=reconstructions(EVALUATED, of_split("test")),
-        shards=shards("test"),
-        weights=[weights_of(model) for model in EVALUATED],
+        reconstructions=reconstructions(EVALUATED, ["{subject}"]),
+        shard=f"{DATA}/shards/{{subject}}.h5",
+        weights=weights_of(EVALUATED[0]),
     output:
-        f"{RESULTS}/metrics.csv.gz",
+        f"{RESULTS}/metrics/{{subject}}.csv.gz",
     log:
-        f"{LOGS}/metrics.log",
+        f"{LOGS}/metrics/{{subject}}.log",
     benchmark:
-        f"{LOGS}/metrics.tsv"
+        f"{LOGS}/metrics/{{subject}}.tsv"
     conda:
         "../envs/legopet.yaml"
     threads: 1
@@ -45,6 +45,24 @@ rule metrics:
         code=code_hash("metrics.py"),
     script:
         "../scripts/metrics.py"
+
+
+rule join_metrics:
+    input:
+        expand(f"{RESULTS}/metrics/{{subject}}.csv.gz", subject=of_split("test")),
+    output:
+        f"{RESULTS}/metrics.csv.gz",
+    log:
+        f"{LOGS}/join_metrics.log",
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_hash("join_metrics.py"),
+    script:
+        "../scripts/join_metrics.py"
 
 
 rule table1:
