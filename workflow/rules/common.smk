@@ -81,6 +81,11 @@ def reconstructions(models, subjects):
     )
 
 
+def metrics_of(split):
+    """Metrics of the subjects of a split, one table a subject."""
+    return expand(f"{RESULTS}/metrics/{{subject}}.csv.gz", subject=of_split(split))
+
+
 def training_logs():
     """Training logs of all models that anything asks for."""
     asked = {

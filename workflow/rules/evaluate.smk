@@ -49,7 +49,7 @@ rule metrics:
 
 rule join_metrics:
     input:
-        expand(f"{RESULTS}/metrics/{{subject}}.csv.gz", subject=of_split("test")),
+        metrics_of("test"),
     output:
         f"{RESULTS}/metrics.csv.gz",
     log:
@@ -301,7 +301,7 @@ rule provenance:
         settings=expand(f"{RESULTS}/weights/{{model}}.yaml", model=training_logs()),
         checkpoints=expand(f"{RESULTS}/checkpoints/{{model}}", model=training_logs()),
         reconstructions=reconstructions(EVALUATED, of_split("test")),
-        metrics=f"{RESULTS}/metrics.csv.gz",
+        metrics=[f"{RESULTS}/metrics.csv.gz", *metrics_of("test")],
         tables=rules.table1.output,
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
