@@ -15,11 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from models import metrics, reconstruct
+from models import metrics
 from models.dataset import Scales, subject_of
 from models.measurements import COLUMNS, write_table
 from pipeline import hdf5, shards
 from pipeline.errors import InputError
+from pipeline.kinds import RECONSTRUCTION
 
 REFERENCES = ("osem", "truth")
 REGIONS = ("image", "head")
@@ -171,7 +172,7 @@ def origin_of(attributes: Mapping[str, Any], estimate: str) -> dict[str, Any]:
     Parameters
     ----------
     attributes : mapping
-        Of a file of kind `models.reconstruct.RECONSTRUCTION`.
+        Of a file of kind `pipeline.kinds.RECONSTRUCTION`.
     estimate : str
         "single" for one pass or the first sample, "mean" for the mean of the file's samples.
     """
@@ -222,7 +223,7 @@ def evaluate(
     with ExitStack() as stack:
         file = stack.enter_context(shards.opened(shard))
         images = [
-            _matching(stack.enter_context(reconstruct.opened(path)), file, model, scales)
+            _matching(stack.enter_context(hdf5.opened(path, RECONSTRUCTION)), file, model, scales)
             for model, path in reconstructions.items()
         ]
         write_table(_rows(file, images, scales), output)

@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from models import metrics, reconstruct
+from models import metrics
 from models.dataset import Scales, SliceKey, subject_of
 from pipeline import hdf5, shards
 from pipeline.errors import InputError
+from pipeline.kinds import RECONSTRUCTION
 
 REFERENCE, TRUTH, DEVIATION = "OSEM (reference)", "truth", "standard deviation"
 
@@ -56,7 +57,7 @@ def panel(
     shard_paths : sequence of path
         Test shards; slice n of the figure comes from shard n, cyclically.
     reconstructions : mapping of model to sequence of path
-        One file of `models.reconstruct` per model and shard.
+        One file of kind `pipeline.kinds.RECONSTRUCTION` per model and shard.
     scales : Scales
         Of the training split.
     positions : sequence of float
@@ -188,7 +189,7 @@ def uncertainty(
     shard_paths : sequence of path
         Test shards; row n of the figure comes from shard n, cyclically.
     paths : sequence of path
-        The model's files of `models.reconstruct`, one per shard, with several samples a slice.
+        Of kind `pipeline.kinds.RECONSTRUCTION`, one per shard, with several samples a slice.
     model : str
         Its name.
     positions : sequence of float
@@ -277,7 +278,7 @@ def _reconstruction_of(
     stack: ExitStack, shard: h5py.File, row: int, model: str, paths: Sequence[Path]
 ) -> h5py.File:
     """Open a model's file of the shard's subject, whose row must be the same slice."""
-    files = [stack.enter_context(reconstruct.opened(path)) for path in paths]
+    files = [stack.enter_context(hdf5.opened(path, RECONSTRUCTION)) for path in paths]
     of_subject = [file for file in files if subject_of(file) == subject_of(shard)]
     if not of_subject:
         problem = f"has no reconstruction by {model}"

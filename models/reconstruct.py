@@ -1,7 +1,6 @@
 """Rule ``reconstruct``: all slices of one shard by one trained model."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +12,7 @@ from models import checkpoints
 from models.dataset import ShardSlices, batches, in_order
 from models.devices import make_fabric
 from pipeline import hdf5
-from pipeline.hdf5 import Dataset
-
-RECONSTRUCTION = hdf5.Kind(
-    name="reconstruction",
-    rule="reconstruct",
-    datasets={
-        "image": Dataset(
-            "float32", ("slice", "y", "x"), "activity", "reconstruction; mean of the samples"
-        ),
-        "std": Dataset(
-            "float32",
-            ("slice", "y", "x"),
-            "activity",
-            "standard deviation of the samples, with K - 1; absent if there is one",
-            optional=True,
-        ),
-        "samples": Dataset(
-            "float32",
-            ("slice", "sample", "y", "x"),
-            "activity",
-            "samples of the posterior; absent if there is one",
-            optional=True,
-        ),
-        "rotation": Dataset("uint8", ("slice",), "1", "number of the rotation, from 0"),
-        "slice_index": Dataset("int16", ("slice",), "1", "axial slice of the full volume"),
-    },
-)
-
-
-@contextmanager
-def opened(path: str | Path) -> Iterator[h5py.File]:
-    """Open a reconstruction for reading; see `pipeline.hdf5.opened` for what is checked."""
-    with hdf5.opened(path, RECONSTRUCTION) as file:
-        yield file
+from pipeline.kinds import RECONSTRUCTION
 
 
 class Reconstructor:
@@ -158,7 +124,7 @@ def reconstruct(
     shard : Path
         One subject.
     output : Path
-        A file of kind `RECONSTRUCTION`.
+        A file of kind `pipeline.kinds.RECONSTRUCTION`.
     weights, settings, features, threads
         See `Reconstructor`.
     """

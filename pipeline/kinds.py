@@ -120,3 +120,29 @@ FBP = Kind(
     },
     attributes=SUBJECT_FACTS,
 )
+
+RECONSTRUCTION = Kind(
+    name="reconstruction",
+    rule="reconstruct",
+    datasets={
+        "image": Dataset(
+            "float32", ("slice", "y", "x"), "activity", "reconstruction; mean of the samples"
+        ),
+        "std": Dataset(
+            "float32",
+            ("slice", "y", "x"),
+            "activity",
+            "standard deviation of the samples, with K - 1; absent if there is one",
+            optional=True,
+        ),
+        "samples": Dataset(
+            "float32",
+            ("slice", "sample", "y", "x"),
+            "activity",
+            "samples of the posterior; absent if there is one",
+            optional=True,
+        ),
+        "rotation": Dataset("uint8", ("slice",), "1", "number of the rotation, from 0"),
+        "slice_index": Dataset("int16", ("slice",), "1", "axial slice of the full volume"),
+    },
+)

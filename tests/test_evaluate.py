@@ -10,9 +10,9 @@ from test_models_support import make_shard
 from models.dataset import Scales
 from models.evaluate import Slices, evaluate, quality, tidy
 from models.measurements import COLUMNS, join_tables, read_parts, read_table, write_table
-from models.reconstruct import RECONSTRUCTION, opened
 from pipeline import hdf5
 from pipeline.errors import InputError
+from pipeline.kinds import RECONSTRUCTION
 
 SCALE = 150.0
 KEY = ["subject", "rotation", "slice_index", "model", "estimate", "metric", "reference", "region"]
@@ -129,7 +129,8 @@ def test_table_has_one_row_per_slice_estimate_and_metric(made):
 def test_values_are_those_of_the_files(made):
     shards, reconstructions, path = made
     table = read_table(path)
-    with h5py.File(shards[1]) as shard, opened(reconstructions[1]["PnPNet"]) as file:
+    found = reconstructions[1]["PnPNet"]
+    with h5py.File(shards[1]) as shard, hdf5.opened(found, RECONSTRUCTION) as file:
         osem, labels = shard["osem"][1], shard["labels"][1]
         image, grey, white = file["image"][1], labels == 2, labels == 3
     where = {"subject": "subject43", "rotation": 1, "slice_index": 10, "model": "PnPNet"}
@@ -166,7 +167,8 @@ def test_values_are_those_of_the_files(made):
 def test_single_is_the_first_sample_and_mean_the_mean_of_all(made):
     shards, reconstructions, path = made
     table = read_table(path)
-    with h5py.File(shards[0]) as shard, opened(reconstructions[0]["LegoPET-fbp"]) as file:
+    found = reconstructions[0]["LegoPET-fbp"]
+    with h5py.File(shards[0]) as shard, hdf5.opened(found, RECONSTRUCTION) as file:
         osem, grey = shard["osem"][2], shard["labels"][2] == 2
         samples = file["samples"][2]
     where = {"subject": "subject42", "slice_index": 11, "model": "LegoPET-fbp"}
@@ -184,7 +186,8 @@ def test_single_is_the_first_sample_and_mean_the_mean_of_all(made):
 def test_posterior_statistics(made):
     shards, reconstructions, path = made
     table = read_table(path)
-    with h5py.File(shards[0]) as shard, opened(reconstructions[0]["LegoPET-fbp"]) as file:
+    found = reconstructions[0]["LegoPET-fbp"]
+    with h5py.File(shards[0]) as shard, hdf5.opened(found, RECONSTRUCTION) as file:
         head, truth = shard["labels"][0] > 0, shard["activity"][0]
         samples, std = np.sort(file["samples"][0], axis=0), file["std"][0]
     where = {"subject": "subject42", "rotation": 0, "slice_index": 10, "estimate": "mean"}

@@ -12,9 +12,9 @@ from test_models_support import SIZE, make_shard
 
 from models import checkpoints, figures
 from models.dataset import Scales
-from models.reconstruct import RECONSTRUCTION
 from pipeline import hdf5, job, shards
 from pipeline.errors import InputError
+from pipeline.kinds import RECONSTRUCTION
 
 SCALES = Scales(sinogram=100.0, activity=150.0)
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"

@@ -7,8 +7,10 @@ from test_models_support import GAN_SIZE, job, make_shard, settings
 from test_training_support import run, split
 
 from models import METHODS, checkpoints
-from models.reconstruct import Reconstructor, opened, reconstruct
+from models.reconstruct import Reconstructor, reconstruct
+from pipeline import hdf5
 from pipeline.errors import InputError
+from pipeline.kinds import RECONSTRUCTION
 
 SAMPLING = settings()["sampling"]
 
@@ -177,7 +179,7 @@ def test_files_hold_samples_mean_spread_and_facts(study, tmp_path):
     output = tmp_path / "r.h5"
     reconstruct(weights, study["shard"], output, job(config, "LegoPET"), features, threads=1)
     expected = images(study, "LegoPET", samples=3)
-    with opened(output) as file:
+    with hdf5.opened(output, RECONSTRUCTION) as file:
         assert np.array_equal(file["samples"][()], expected)
         assert np.allclose(file["image"][()], expected.mean(axis=1), rtol=1e-6)
         assert np.allclose(file["std"][()], expected.std(axis=1, ddof=1), rtol=1e-5, atol=1e-4)
@@ -190,7 +192,7 @@ def test_files_hold_samples_mean_spread_and_facts(study, tmp_path):
 def test_files_of_a_single_image_hold_no_samples(study, tmp_path):
     settings_of = job(study["config"], "PnPNet")
     reconstruct(study["PnPNet"][0], study["shard"], tmp_path / "r.h5", settings_of, None, threads=1)
-    with opened(tmp_path / "r.h5") as file:
+    with hdf5.opened(tmp_path / "r.h5", RECONSTRUCTION) as file:
         assert set(file) == {"image", "rotation", "slice_index"}
         assert np.array_equal(file["image"][()], images(study, "PnPNet")[:, 0])
 

@@ -18,9 +18,10 @@ from test_workflow_support import (
     workplace,
 )
 
-from models import METHODS, checkpoints, reconstruct
+from models import METHODS, checkpoints
 from models.measurements import COLUMNS, read_table
-from pipeline import provenance, shards
+from pipeline import hdf5, provenance, shards
+from pipeline.kinds import RECONSTRUCTION
 
 MODELS = (*METHODS, "LegoPET-seed2", "LegoPET-fbp")
 FIGURES = (
@@ -186,14 +187,14 @@ def test_the_recorded_configuration_makes_the_same_again(finished):
 
 def test_samples_are_kept_with_their_mean_and_spread(finished):
     folder = finished / "results" / "tiny" / "reconstructions"
-    with reconstruct.opened(folder / "LegoPET" / "subject03.h5") as file:
+    with hdf5.opened(folder / "LegoPET" / "subject03.h5", RECONSTRUCTION) as file:
         samples = file["samples"][:]
         assert samples.shape == (8, 2, 32, 32)
         np.testing.assert_allclose(file["image"], samples.mean(axis=1), rtol=1e-5, atol=1e-4)
         np.testing.assert_allclose(file["std"], samples.std(axis=1, ddof=1), rtol=1e-4, atol=1e-4)
         assert file["std"][:].max() > 0
         assert (file.attrs["samples"], file.attrs["sampler"]) == (2, "dpm-solver++")
-    with reconstruct.opened(folder / "DeepPET" / "subject03.h5") as file:
+    with hdf5.opened(folder / "DeepPET" / "subject03.h5", RECONSTRUCTION) as file:
         assert "samples" not in file
         assert "std" not in file
         assert file.attrs["samples"] == 1
