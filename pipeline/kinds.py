@@ -142,7 +142,7 @@ RECONSTRUCTION = Kind(
             "samples of the posterior; absent if there is one",
             optional=True,
         ),
-        "rotation": Dataset("uint8", ("slice",), "1", "number of the rotation, from 0"),
-        "slice_index": Dataset("int16", ("slice",), "1", "axial slice of the full volume"),
+        "rotation": SLICE_IDENTITY["rotation"],
+        "slice_index": SLICE_IDENTITY["slice_index"],
     },
 )
