@@ -128,13 +128,29 @@ def save(path: Path, network: nn.Module, averaged: nn.Module | None, metadata: M
     if averaged is not None:
         tensors |= {EMA_PREFIX + name: t for name, t in averaged.state_dict().items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    found = asdict(metadata)
-    text = json.dumps(found | {DIGEST_KEY: _digest(found, tensors)}, sort_keys=True)
+    _write(path, asdict(metadata), tensors)
+
+
+def _write(path: Path, metadata: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    text = json.dumps(metadata | {DIGEST_KEY: _digest(metadata, tensors)}, sort_keys=True)
     with atomic(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={METADATA_KEY: text})
+            save_file(dict(tensors), temporary, metadata={METADATA_KEY: text})
         except SafetensorError as error:  # a full disk
             raise OSError(str(error)) from error
+
+
+def copy(source: Path, target: Path, settings: Mapping[str, Any]) -> None:
+    """Copy weights to a run that came to the same ones with other settings: another length, say.
+
+    Raises
+    ------
+    InputError
+        If the source is damaged, or the target cannot be written.
+    """
+    _, described, digest = _described(source)
+    tensors = _tensors(source, described, digest)
+    _write(target, described | {"settings": dict(settings)}, tensors)
 
 
 def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
@@ -177,6 +193,15 @@ def _described(path: Path) -> tuple[Metadata, dict[str, Any], str]:
     return metadata, found, digest
 
 
+def _tensors(path: Path, described: Mapping[str, Any], digest: str) -> dict[str, torch.Tensor]:
+    with safe_open(path, "pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if digest != _digest(described, held):
+        problem = "is damaged (its contents are not those that were written)"
+        raise InputError(path, problem, WEIGHTS_REMEDY.format(path))
+    return held
+
+
 def load(
     path: Path,
     network: Mapping[str, Any],
@@ -210,10 +235,7 @@ def load(
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         problem = f"has settings that make no {metadata.method} ({error!r})"
         raise InputError(path, problem, remedy) from error
-    with safe_open(path, "pt") as file:
-        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if digest != _digest(described, held):
-        raise InputError(path, "is damaged (its contents are not those that were written)", remedy)
+    held = _tensors(path, described, digest)
     averaged = {name for name in held if name.startswith(EMA_PREFIX)}
     if weights == "ema" and not averaged:
         raise InputError(

@@ -13,33 +13,50 @@ from typing import Any, NoReturn
 from lightning_fabric import Fabric
 
 from models.checkpoints import Metadata
-from pipeline import shards
+from pipeline import hdf5, shards
 from pipeline.code import imported
 
 log = logging.getLogger(__name__)
 
+VALIDATION = ("validate_every_steps", "validation_slices", "validation_sampling")
+DECIDING = ("precision", "gradient_clip", "ema_decay", *VALIDATION)
+"""Keys of the configuration's ``training`` that decide what a run's weights and log hold."""
 
-def identity(metadata: Metadata, training: Mapping[str, Any], train_shards: Sequence[Path]) -> str:
-    """Describe all that decides the weights after k steps, as JSON.
 
-    At a constant learning rate epochs do not: a finished run can be trained on. Nor does how often
-    it reports or keeps weights. The code does: without it, a finished run would stand in for one by
-    corrected code.
+def identity(
+    metadata: Metadata,
+    training: Mapping[str, Any],
+    train_shards: Sequence[Path],
+    validation_shards: Sequence[Path],
+) -> str:
+    """Describe all that decides a run's weights and log, as JSON.
+
+    The code does, too: without it, a finished run would stand in for one by corrected code.
     """
-    data = []
-    for path in train_shards:
-        with shards.opened(path) as file:
-            data.append([path.name, str(file.attrs.get("config_hash")), len(file["slice_index"])])
+    conditioning = metadata.settings["conditioning"]
     found = {
         **asdict(metadata),
-        **{key: training[key] for key in ("precision", "gradient_clip", "ema_decay")},
-        "shards": data,
+        **{key: training[key] for key in DECIDING},
+        "shards": [_contents(path, conditioning) for path in train_shards],
+        "validation_shards": [_contents(path, conditioning) for path in validation_shards],
         "code": code_hash(),
     }
-    constant = metadata.settings["schedule"] == "constant"
-    irrelevant = {"keep_every_epochs", *(["epochs"] if constant else [])}
-    own = {k: v for k, v in metadata.settings.items() if k not in irrelevant}
-    return json.dumps(found | {"settings": own}, sort_keys=True)
+    if not validation_shards:
+        found |= dict.fromkeys(VALIDATION)
+    return json.dumps(found, sort_keys=True)
+
+
+def _contents(path: Path, conditioning: Sequence[str]) -> list[Any]:
+    """Name a shard and the hash of all that training sees of it."""
+    digest = hashlib.sha256()
+    with shards.opened(path) as file:
+        for name in ("rotation", "slice_index"):
+            digest.update(hdf5.finite(file[name]).data)
+        for name in (*conditioning, "osem"):
+            digest.update(f"{name} {file[name].shape}".encode())
+            for row in range(len(file[name])):
+                digest.update(hdf5.finite(file[name], row).data)
+        return [path.name, str(file.attrs.get("subject")), digest.hexdigest()]
 
 
 def code_hash() -> str:

@@ -6,10 +6,8 @@ checkpoint is replaced atomically, so that the weights at the end do not depend 
 every batch; gradients are those of the joint batch.
 """
 
-import json
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,11 +32,12 @@ from models.devices import make_fabric, share_statistics
 from models.method import Objective
 from models.optimisation import averaged, gradient_norm, learning_rate, make_optimiser
 from models.resuming import identity, leave, stop_requests
+from models.run_folder import RunFolder
 from models.runlog import RunLog
 from models.seeds import generator, seed_of
 from models.unet import UNet, trainable_parameters
 from pipeline.errors import InputError
-from pipeline.files import atomic, make_folder
+from pipeline.files import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def train(
         Folder of the weights after every ``keep_every_epochs`` epochs, ``epoch0020.safetensors``
         and so on; empty if that is 0.
     run_dir : Path
-        Folder of the working checkpoint and log, kept between runs.
+        Folder of what runs of this model keep between calls; see `models.run_folder.RunFolder`.
     log_csv : Path
         Where the finished log goes; columns as in `models.runlog.RunLog`.
     features : Path or None
@@ -86,19 +85,13 @@ def train(
     SystemExit
         After SIGTERM or SIGINT, once the working checkpoint is written.
     """
-    make_folder(run_dir)
     run = Run(settings, train_shards, validation_shards, run_dir, features, threads)
     with stop_requests() as signals:
         run.train(signals)
-    if not run.fabric.is_global_zero:
-        return
-    copies = {run_dir / "run.yaml": output.with_suffix(".yaml"), run_dir / "log.csv": log_csv}
-    copies |= {path: kept / path.name for path in run.epoch_checkpoints()}
-    run.save_weights(output)
-    make_folder(kept)
-    for source, target in copies.items():
-        with atomic(target) as temporary:
-            shutil.copyfile(source, temporary)
+    if run.fabric.is_global_zero:
+        run.folder.publish(output, log_csv, kept, run.kept_epochs(run.total))
+        run.save_weights(output)
+        run.folder.forget_others()
 
 
 @dataclass
@@ -124,7 +117,6 @@ class Run:
     ):
         model, self.training = settings["model"], settings["training"]
         self.own, self.seed = model["settings"], model["seed"]
-        self.folder, self.working = run_dir, run_dir / "working.pt"
         self.fabric = make_fabric(self.training, self.training["devices"], threads)
         scales = Scales.from_shards(train_shards)
         seen = settings["network"]["size"], scales, self.own["conditioning"]
@@ -150,7 +142,10 @@ class Run:
         digest = checkpoints.attach_features(self.method, self.metadata, features)
         self.metadata = replace(self.metadata, features_sha256=digest)
         self._set_up_on_devices()
-        log_state = self._resume(train_shards)
+        known = identity(self.metadata, self.training, train_shards, validation_shards)
+        self.folder = RunFolder(run_dir, known)
+        log_state = self._resume()
+        self.log: RunLog | None = None
         if self.fabric.is_global_zero:
             facts = {
                 "total_steps": self.total,
@@ -162,12 +157,8 @@ class Run:
                 "devices": self.fabric.world_size,
                 "threads": threads,
             }
-            record.write(run_dir / "run.yaml", self.metadata, self.training, facts)
-        self.log: RunLog | None = None
-        if self.fabric.is_global_zero:
-            if self.step == 0:  # checkpoints of another run, which gives way to this one
-                shutil.rmtree(run_dir / "epochs", ignore_errors=True)
-            self.log = RunLog(run_dir / "log.csv", self.step, self.total, log_state)
+            record.write(self.folder.record, self.metadata, self.training, facts)
+            self.log = RunLog(self.folder.log, self.step, self.total, log_state)
 
     def train(self, signals: list[int]) -> None:
         """Do the remaining steps.
@@ -314,30 +305,15 @@ class Run:
         averaged = None if self.averaged is None else self.averaged.module
         checkpoints.save(path, self.parts["network"].plain, averaged, metadata)
 
-    def epoch_checkpoints(self) -> list[Path]:
-        """Name the checkpoints of a finished run that are to be kept.
-
-        Raises
-        ------
-        InputError
-            If an earlier call with another ``keep_every_epochs`` finished the run without one.
-        """
-        every = self.own["keep_every_epochs"]
-        epochs = range(every, self.own["epochs"] + 1, every) if every else ()
-        paths = [self._epoch_checkpoint(epoch) for epoch in epochs]
-        for path in paths:
-            if not path.exists():
-                remedy = f"delete {self.folder} to train again, or restore keep_every_epochs"
-                raise InputError(path, "was not kept when this model was trained", remedy)
-        return paths
-
-    def _epoch_checkpoint(self, epoch: int) -> Path:
-        return self.folder / "epochs" / f"epoch{epoch:04}.safetensors"
+    def kept_epochs(self, step: int) -> list[int]:
+        """List the epochs whose checkpoints are kept once so many steps are done."""
+        every, done = self.own["keep_every_epochs"], step // self.steps_per_epoch
+        return list(range(every, done + 1, every)) if every else []
 
     def _keep(self) -> None:
-        steps = self.own["keep_every_epochs"] * self.steps_per_epoch
-        if self.log and steps and self.step % steps == 0:
-            path = self._epoch_checkpoint(self.step // self.steps_per_epoch)
+        epoch, rest = divmod(self.step, self.steps_per_epoch)
+        if self.log and rest == 0 and epoch in self.kept_epochs(self.step):
+            path = self.folder.epoch(epoch)
             make_folder(path.parent)
             self.save_weights(path)
 
@@ -350,7 +326,7 @@ class Run:
             if not all(p.isfinite().all() for p in part.plain.parameters()):
                 raise self._not_finite(f"weights ({name}) after step {self.step} are not finite")
         state = {
-            "identity": self.identity,
+            "identity": self.folder.identity,
             "step": self.step,
             "finished": self.step == self.total,
             "parts": {
@@ -360,40 +336,33 @@ class Run:
             "averaged": {} if self.averaged is None else self.averaged.state_dict(),
             "log": self.log.state(),
         }
-        checkpoints.save_working(self.working, state)
+        checkpoints.save_working(self.folder.working, state)
 
-    def _resume(self, train_shards: Sequence[Path]) -> dict[str, Any] | None:
-        """Load the working checkpoint if there is one; give the log's state."""
-        self.identity = identity(self.metadata, self.training, train_shards)
-        if not self.working.exists():
+    def _resume(self) -> dict[str, Any] | None:
+        """Make the run's folder, load its working checkpoint, if any; give the log's state."""
+        origin = self.folder.origin(self.total, self.kept_epochs)
+        if self.fabric.is_global_zero:
+            self.folder.prepare(origin, self.total, self.kept_epochs)
+        self.fabric.barrier()
+        state = self.folder.load()
+        if state is None:
             return None
-        state = checkpoints.load_working(self.working)
-        with checkpoints.restoring(self.working):
-            old, new = json.loads(state["identity"]), json.loads(self.identity)
-            changed = list(checkpoints.differences(old, new, "run"))
-            if changed and state["finished"]:
-                return None  # nothing of value would be lost
-            if state["step"] > self.total:
-                changed.append(f"it has done {state['step']} steps, and {self.total} are asked for")
-            if changed:
-                raise InputError(
-                    self.working,
-                    f"belongs to another run ({'; '.join(changed)})",
-                    f"restore what differs to finish it, or delete {self.folder} to start anew",
-                )
+        with checkpoints.restoring(self.folder.working):
             for name, part in self.parts.items():
                 part.plain.load_state_dict(state["parts"][name]["weights"])
                 part.optimiser.load_state_dict(state["parts"][name]["optimiser"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["averaged"])
-        self.step = state["step"]
+            self.step = state["step"]
+            log_state = state["log"]
         log.info("resumed at step %d of %d", self.step, self.total)
-        return state["log"]
+        return log_state
 
     def _not_finite(self, problem: str) -> InputError:
-        kept = f"{self.working} is kept" if self.working.exists() else "there is no checkpoint yet"
+        working, folder = self.folder.working, self.folder.path
+        kept = f"{working} is kept" if working.exists() else "there is no checkpoint yet"
         return InputError(
-            self.folder,
+            folder,
             f"{problem}; {kept}",
-            f"lower the model's learning_rate (and delete {self.folder}), or look at those slices",
+            f"lower the model's learning_rate (and delete {folder}), or look at those slices",
         )

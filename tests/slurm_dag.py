@@ -82,9 +82,10 @@ def disturb(
     while dag.poll() is None and found.keys() != acts.keys():
         time.sleep(0.2)
         for model in acts.keys() - found.keys():
-            run = folder / "results" / "tiny" / "runs" / model
-            if (run / "working.pt").exists() and (number := running(model)):
-                step = int((run / "log.csv").read_text().splitlines()[-1].split(",")[0])
+            states = list((folder / "results" / "tiny" / "runs" / model).glob("*/working.pt"))
+            if states and (number := running(model)):
+                log = states[0].with_name("log.csv")
+                step = int(log.read_text().splitlines()[-1].split(",")[0])
                 found[model] = number, step
                 acts[model](number)
     assert found.keys() == acts.keys(), finish(folder, dag)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_models_support import job, make_shard, settings
+from test_training_support import working
 
 from models import checkpoints
 from models.dataset import BatchOrder
@@ -107,7 +108,7 @@ def test_two_processes_give_the_gradient_of_the_joint_batch(tmp_path):
         folder = tmp_path / f"on{devices}"
         codes, said = finish(launch(folder, devices))
         assert codes == [0], said
-        states.append(checkpoints.load_working(folder / "run" / "working.pt"))
+        states.append(checkpoints.load_working(working(folder)))
         (last,) = (folder / "kept").iterdir()
         assert last.read_bytes() == (folder / "cDPM.safetensors").read_bytes()
         logs.append(list(csv.DictReader((folder / "log.csv").open())))
@@ -144,17 +145,17 @@ def test_a_signal_to_all_processes_ends_in_one_checkpoint(tmp_path):
     make_shards(tmp_path)
     long = {"methods__cDPM__epochs": 1000, "training__checkpoint_every_steps": 10**6}
     started = launch(tmp_path / "x", 2, torchrun(port=29512), **long)
-    rows = tmp_path / "x" / "run" / "log.csv"
     deadline = time.monotonic() + 200
-    while not rows.exists() and time.monotonic() < deadline:
+    logs = (tmp_path / "x" / "run").glob
+    while not (found := list(logs("*/log.csv"))) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in started:
         process.send_signal(signal.SIGTERM)
     codes, said = finish(started)
     assert codes == [143, 143], said
-    step = checkpoints.load_working(tmp_path / "x" / "run" / "working.pt")["step"]
+    step = checkpoints.load_working(working(tmp_path / "x"))["step"]
     assert said.count(f"signal 15: stopped at step {step};") == 2
-    assert int(rows.read_text().splitlines()[-1].split(",")[0]) == step
+    assert int(found[0].read_text().splitlines()[-1].split(",")[0]) == step
 
 
 def test_another_number_of_processes_is_refused(tmp_path, monkeypatch):

@@ -207,7 +207,7 @@ CHECKPOINTS += [
     ),
     Case(
         "weights: features of another method",
-        jobs.in_turn(files.shard, jobs.folder(files.RUN), header(method="DeepPET")),
+        jobs.in_turn(files.shard, jobs.folder(files.RUNS), header(method="DeepPET")),
         files.train("LegoPET", files.WEIGHTS),
         (WEIGHTS, "is a DeepPET, not a PnPNet", "give PnPNet's weights"),
     ),
@@ -309,7 +309,7 @@ DISKS += [
         "read-only folder for a run",
         jobs.in_read_only("results/toy", files.shard),
         as_nobody(files.train("PnPNet")),
-        (str(files.RUN), DENIED, FREE),
+        (str(files.RUNS), DENIED, FREE),
     ),
 ]
 

@@ -26,7 +26,8 @@ from pipeline.kinds import FBP, LABELS, OSEM, SINOGRAM, SLICES, SUBJECT_FACTS
 
 SHARD_FILE = Path("data/toy/shards/subject04.h5")
 WEIGHTS = Path("results/toy/weights/PnPNet.safetensors")
-RUN = Path("results/toy/runs/PnPNet")
+RUNS = Path("results/toy/runs/PnPNet")
+RUN = RUNS / "0123456789abcdef"
 WORKING = RUN / "working.pt"
 TABLE = "results/toy/metrics.csv.gz"
 
@@ -343,7 +344,7 @@ def train(model, features=None):
         outputs = [Path("results/toy", name) for name in ("w.safetensors", "kept")]
         log_csv = Path("results/toy/log.csv")
         settings = job(CONFIG, model)
-        training.train(settings, [SHARD_FILE], [], *outputs, RUN, log_csv, features, 1)
+        training.train(settings, [SHARD_FILE], [], *outputs, RUNS, log_csv, features, 1)
 
     return act
 

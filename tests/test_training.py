@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from test_models_support import GAN_SIZE, make_shard, settings
-from test_training_support import Killed, die_at_call, kept, kill, rows, run, split
+from test_training_support import Killed, die_at_call, kept, kill, rows, run, split, working
 
 from models import checkpoints, resuming
 from models.method import Objective
@@ -112,8 +112,8 @@ def test_a_signal_stops_the_run_after_saving(tmp_path, data, monkeypatch, number
             run(tmp_path, data, "s", config=config)
     assert stopped.value.code == 128 + number
     assert not (tmp_path / "s" / "PnPNet.safetensors").exists()
-    working = checkpoints.load_working(tmp_path / "s" / "run" / "working.pt")
-    assert working["step"] == 2
+    state = checkpoints.load_working(working(tmp_path / "s"))
+    assert state["step"] == 2
     assert signal.getsignal(number) is before
     resumed = run(tmp_path, data, "s", config=config)
     assert resumed.read_bytes() == run(tmp_path, data, "whole", config=config).read_bytes()
@@ -135,9 +135,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, data
     assert "the loss of step 3 is {'loss': nan" in stopped.value.problem
     assert all(str(key) in stopped.value.problem for key in seen[-1].keys)
     assert "learning_rate" in stopped.value.remedy
-    working = checkpoints.load_working(tmp_path / "n" / "run" / "working.pt")
-    assert working["step"] == 2
-    assert all(t.isfinite().all() for t in working["parts"]["network"]["weights"].values())
+    state = checkpoints.load_working(working(tmp_path / "n"))
+    assert state["step"] == 2
+    assert all(t.isfinite().all() for t in state["parts"]["network"]["weights"].values())
     assert not (tmp_path / "n" / "PnPNet.safetensors").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(tmp_path, data, monkeypat
     with pytest.raises(InputError, match=r"the gradient of step 2 is .* on subject") as stopped:
         run(tmp_path, data, "n")
     assert all(str(key) in stopped.value.problem for key in seen[-1].keys)
-    assert checkpoints.load_working(tmp_path / "n" / "run" / "working.pt")["step"] == 1
+    assert checkpoints.load_working(working(tmp_path / "n"))["step"] == 1
 
 
 def test_averages_are_validated_and_saved_beside_the_weights(tmp_path, data):
@@ -205,10 +205,10 @@ def test_clipping_shortens_the_gradient_to_its_limit_and_logs_the_norm_before(tm
 def test_every_network_of_a_method_is_trained(tmp_path, method):
     data = [[make_shard(tmp_path / "s.h5", size=GAN_SIZE)], []]
     run(tmp_path, data, "x", method, config=settings(network__size=GAN_SIZE))
-    working = checkpoints.load_working(tmp_path / "x" / "run" / "working.pt")
+    state = checkpoints.load_working(working(tmp_path / "x"))
     adversarial = method != "DeepPET"
-    assert list(working["parts"]) == ["network", *["discriminator"] * adversarial]
-    for part in working["parts"].values():
+    assert list(state["parts"]) == ["network", *["discriminator"] * adversarial]
+    for part in state["parts"].values():
         assert {float(s["step"]) for s in part["optimiser"]["state"].values()} == {6.0}
     names = set(rows(tmp_path / "x" / "log.csv")[0])
     assert ("discriminator_gradient_norm" in names) == adversarial
@@ -256,8 +256,8 @@ def test_fewer_epochs_than_done_are_refused(tmp_path, data):
 
 def test_a_damaged_working_checkpoint_is_named(tmp_path, data):
     run(tmp_path, data, "x")
-    working = tmp_path / "x" / "run" / "working.pt"
-    working.write_bytes(working.read_bytes()[:1000])
+    path = working(tmp_path / "x")
+    path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged"):
         run(tmp_path, data, "x")
 

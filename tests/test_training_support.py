@@ -34,6 +34,12 @@ def run(folder, data, name, model="PnPNet", features=None, config=None):
     return output
 
 
+def working(folder):
+    """Working checkpoint of the only run whose state lies in a subfolder."""
+    (found,) = (folder / "run").glob("*/working.pt")
+    return found
+
+
 def rows(path):
     """Rows of a CSV table as dicts."""
     with path.open() as file:

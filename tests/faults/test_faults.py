@@ -66,8 +66,8 @@ def remove(path: Path) -> None:
 
 def lost_steps(folder: Path, log: str) -> int:
     """Count the steps that a killed training had reported and its checkpoint does not hold."""
-    working = folder / "results" / "tiny" / "runs" / Path(log).stem / "working.pt"
-    kept = load_working(working)["step"] if working.exists() else 0
+    runs = folder / "results" / "tiny" / "runs" / Path(log).stem
+    kept = max((load_working(path)["step"] for path in runs.glob("*/working.pt")), default=0)
     return max(0, steps(folder / log)[0] - kept)
 
 
