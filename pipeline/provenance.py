@@ -130,25 +130,38 @@ def _files_of(path: Path) -> Iterator[Path]:
             yield file
 
 
-def commit() -> dict[str, Any] | None:
+def commit() -> dict[str, Any]:
     """Say at which commit the code is, and whether it was changed since.
 
     Returns
     -------
-    dict or None
-        ``commit`` and ``changed``; None where the code lies in no repository of its own.
+    dict
+        ``commit`` and ``changed``; or ``unknown``, the reason why they are not known.
     """
     try:
-        top, found, changes = (
-            subprocess.run(
-                ["git", "-C", ROOT, *arguments.split()], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in ("rev-parse --show-toplevel", "rev-parse HEAD", "status --porcelain")
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    # An archive unpacked somewhere inside another project's repository is not at that commit.
-    return {"commit": found, "changed": bool(changes)} if Path(top).resolve() == ROOT else None
+        return {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain"))}
+    except OSError as error:
+        return {"unknown": f"git cannot be run ({error.strerror})"}
+    except subprocess.CalledProcessError as error:
+        return {"unknown": f"git says: {error.stderr.strip()}"}
+
+
+def _git(*arguments: str) -> str:
+    """Ask git about the project's folder itself.
+
+    Named in full, neither a repository around the folder, which is another project's, nor that of
+    a hook's environment is taken for it, and it may belong to another user, whose code runs anyway.
+    """
+    repository = ("--git-dir", ROOT / ".git", "--work-tree", ROOT)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return subprocess.run(
+        ["git", "-C", ROOT, *repository, "--no-optional-locks", *arguments],
+        env=inherited | {"LC_ALL": "C"},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+    ).stdout.strip()
 
 
 def _code() -> dict[str, str]:
