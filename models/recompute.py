@@ -41,7 +41,7 @@ def configuration(overlays: Sequence[Path]) -> dict[str, Any]:
     for path in (CONFIG, *overlays):
         check_readable(path, "configuration", "correct its path")
         try:
-            update_config(config, dict(yaml.safe_load(path.read_text())))
+            update_config(config, dict(yaml.safe_load(path.read_text(encoding="utf-8"))))
         except (yaml.YAMLError, ValueError, TypeError) as error:
             raise InputError(path, f"is no configuration ({error})", "correct it") from error
     return config

@@ -17,7 +17,7 @@ import yaml
 
 from pipeline import hdf5
 from pipeline.code import ROOT, code_hash
-from pipeline.errors import InputError
+from pipeline.errors import InputError, escape_printing
 from pipeline.files import check_readable
 
 PACKAGES = (
@@ -89,7 +89,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
     """
     with hdf5.atomic(resolved) as temporary:
         plain = {**json.loads(json.dumps(config)), "brainweb_dir": ""}
-        temporary.write_text(yaml.safe_dump(plain, sort_keys=False))
+        temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     files = sorted({resolved, *(file for path in sources.files for file in _files_of(path))})
     # Nobody needs these once there are shards, and may have deleted them for their space.
     inputs, stages = (
@@ -115,7 +115,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
         "files": {str(path): _sha256(path) for path in files},
     }
     with hdf5.atomic(output) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 # --- what is recorded ----------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def _made_with(files: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[A
 
 
 def _trained_with(path: Path) -> dict[str, Any]:
-    found = yaml.safe_load(path.read_text())
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {name: found[name] for name in OF_TRAINING}
 
 
@@ -212,7 +212,7 @@ def _seconds(logs: Path) -> dict[str, float]:
     """Wall-clock seconds of each job by its benchmark table's name."""
     found = {}
     for path in sorted(logs.rglob("*.tsv")):
-        header, row, *_ = path.read_text().splitlines()
+        header, row, *_ = path.read_text(encoding="utf-8").splitlines()
         name = path.relative_to(logs).with_suffix("").as_posix()
         found[name] = float(dict(zip(header.split("\t"), row.split("\t"), strict=True))["s"])
     return found
@@ -284,7 +284,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     remedy = "run rule 'provenance' again"
     check_readable(path, "record", remedy)
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         for name in ("inputs", "files", "code"):
             record[name].items()
         # By names alone: 'results' may be a link to another disk.
@@ -299,6 +299,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m pipeline.provenance results/NAME/provenance.json")
         return 2
+    escape_printing()
     path = Path(arguments[0])
     try:
         changed, others = differences(path), notes(path)
