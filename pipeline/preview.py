@@ -21,6 +21,7 @@ from rich.tree import Tree
 from pipeline.errors import InputError, escape_printing
 from pipeline.files import atomic, check_readable
 from pipeline.hdf5 import SCHEMA_VERSION, finite, stored
+from pipeline.system_errors import unreadable
 
 SHOWN = 6
 """Images of each dataset on a contact sheet."""
@@ -52,9 +53,8 @@ def open_any(path: Path) -> Iterator[h5py.File]:
                 stored(file, name, path, "delete it and run its rule again")
             yield file
     except (OSError, RuntimeError, KeyError, MemoryError) as error:
-        raise InputError(
-            path, f"cannot be read ({error})", "check the path, or run its rule again"
-        ) from error
+        remedy = "check the path, or run its rule again"
+        raise unreadable(path, error, f"cannot be read ({error})", remedy) from error
 
 
 def tree(path: Path) -> Tree:

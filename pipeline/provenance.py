@@ -19,6 +19,7 @@ from pipeline import hdf5
 from pipeline.code import ROOT, code_hash
 from pipeline.errors import InputError, escape_printing
 from pipeline.files import check_readable
+from pipeline.system_errors import unreadable
 
 PACKAGES = (
     "torch",
@@ -189,7 +190,7 @@ def _attributes(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
                 }
         except hdf5.HDF5_ERRORS as error:
             remedy = f"delete it and make it again: snakemake --cores all -- {path}"
-            raise InputError(path, f"is damaged ({error})", remedy) from error
+            raise unreadable(path, error, f"is damaged ({error})", remedy) from error
 
 
 def _made_with(files: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
@@ -290,7 +291,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
         # By names alone: 'results' may be a link to another disk.
         folder = Path(os.path.normpath(path.absolute().parent / record["folder"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(path, f"is no record ({error!r})", remedy) from error
+        raise unreadable(path, error, f"is no record ({error!r})", remedy) from error
     return folder, record
 
 
