@@ -33,7 +33,7 @@ from pipeline import hdf5
 from pipeline.shards import SHARD
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+SETTINGS = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
 ONE_STEP = {**SETTINGS["sampling"], "sampler": "ddim", "steps": 1}
 GPU_FLOPS = 4e13
 """Assumed rate of training on one data-centre GPU in bf16: an eighth of an A100's peak (312e12)."""

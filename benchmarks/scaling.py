@@ -68,7 +68,7 @@ def call(folder: Path, arguments: Sequence[str]) -> Cost:
     """Run Snakemake in a folder; what it prints is shown if it fails."""
     command = [sys.executable, "-c", SNAKEMAKE, *arguments]
     peak, ended = [0.0], threading.Event()
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
         watch = threading.Thread(target=_watch, args=(process.pid, peak, ended))
@@ -112,7 +112,7 @@ def write_subjects(folder: Path, splits: Iterable[tuple[str, str]]) -> None:
         f"{name}\t{split}\t{hashlib.sha256(name.encode()).hexdigest()}" for name, split in splits
     ]
     table = "\n".join(["subject\tsplit\tlabels_sha256", *lines]) + "\n"
-    (folder / "subjects.tsv").write_text(table)
+    (folder / "subjects.tsv").write_text(table, encoding="utf-8")
 
 
 # --- jobs --------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def write_subjects(folder: Path, splits: Iterable[tuple[str, str]]) -> None:
 def prepare(folder: Path, cores: int) -> None:
     """Train the network that reconstructs."""
     workplace(folder)
-    (folder / "overlay.yaml").write_text(yaml.safe_dump(OVERLAY))
+    (folder / "overlay.yaml").write_text(yaml.safe_dump(OVERLAY), encoding="utf-8")
     write_subjects(folder, [*TRAINED.items(), ("subject03", "test")])
     run(folder, cores, ["results/scaling/weights/PnPNet.safetensors"])
 

@@ -22,6 +22,7 @@ from models.dataset import Scales
 from models.method import Method
 from pipeline.errors import InputError
 from pipeline.files import Sink, atomic, check_readable
+from pipeline.system_errors import unreadable
 
 METADATA_KEY = "legopet"
 """One key with all metadata: safetensors does not keep the order of several."""
@@ -174,18 +175,25 @@ def read_metadata(path: Path) -> Metadata:
     return _described(Path(path))[0]
 
 
-def _described(path: Path) -> tuple[Metadata, dict[str, Any], str]:
-    """Read the metadata, also as they stand in the file, and the digest."""
-    remedy = WEIGHTS_REMEDY.format(path)
+@contextmanager
+def _opened(path: Path, remedy: str) -> Iterator[Any]:
     check_readable(path, "file of weights", remedy)
     try:
         with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise unreadable(path, error, f"is damaged ({error})", remedy) from error
+
+
+def _described(path: Path) -> tuple[Metadata, dict[str, Any], str]:
+    """Read the metadata, also as they stand in the file, and the digest."""
+    remedy = WEIGHTS_REMEDY.format(path)
+    try:
+        with _opened(path, remedy) as file:
             text = (file.metadata() or {})[METADATA_KEY]
         found = json.loads(text)
         digest = found.pop(DIGEST_KEY)
         metadata = Metadata(**{**found, "scales": Scales(**found["scales"])})
-    except (SafetensorError, OSError) as error:
-        raise InputError(path, f"is damaged ({error})", remedy) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(path, f"lacks this project's metadata ({error})", remedy) from error
     if wrong := metadata.wrong():
@@ -194,11 +202,11 @@ def _described(path: Path) -> tuple[Metadata, dict[str, Any], str]:
 
 
 def _tensors(path: Path, described: Mapping[str, Any], digest: str) -> dict[str, torch.Tensor]:
-    with safe_open(path, "pt") as file:
+    remedy = WEIGHTS_REMEDY.format(path)
+    with _opened(path, remedy) as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if digest != _digest(described, held):
-        problem = "is damaged (its contents are not those that were written)"
-        raise InputError(path, problem, WEIGHTS_REMEDY.format(path))
+        raise InputError(path, "is damaged (its contents are not those that were written)", remedy)
     return held
 
 
@@ -370,7 +378,8 @@ def restoring(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # torch and zipfile let through all that their parsers raise
-        raise InputError(path, f"is damaged ({type(error).__name__}: {error})", remedy) from error
+        problem = f"is damaged ({type(error).__name__}: {error})"
+        raise unreadable(path, error, problem, remedy) from error
 
 
 def _check_archive(path: Path) -> None:

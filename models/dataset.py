@@ -232,7 +232,7 @@ class ShardSlices(Dataset[dict[str, Any]]):
         if file is None:
             if len(self._open_files) == OPEN_FILES:
                 self._open_files.pop(next(iter(self._open_files))).close()
-            file = h5py.File(self.paths[number], "r")
+            file = hdf5.unchecked(self.paths[number], shards.SHARD)
         self._open_files[number] = file  # the last used is the last
         return file
 

@@ -18,6 +18,7 @@ import pandas as pd
 from pipeline import hdf5
 from pipeline.errors import InputError
 from pipeline.files import check_readable
+from pipeline.system_errors import unreadable
 
 COLUMNS = {
     "subject": "str",
@@ -126,7 +127,7 @@ def _reading(path: Path) -> Iterator[tuple[bytes, Iterator[bytes]]]:
                 raise InputError(path, f"has the columns {', '.join(names)}", remedy)
             yield header, lines
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(path, f"is damaged ({error})", remedy) from error
+        raise unreadable(path, error, f"is damaged ({error})", remedy) from error
 
 
 def _lines(file: gzip.GzipFile | BufferedReader) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from models.measurements import PART
 from pipeline import hdf5
 from pipeline.errors import InputError
+from pipeline.system_errors import unreadable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v")
@@ -362,7 +363,8 @@ def _read(
         remedy = _remedy(path).removeprefix("delete it and ")
         raise InputError(path, "does not exist", remedy) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:  # gzip's and pandas'
-        raise InputError(path, f"is not a readable CSV table ({error})", _remedy(path)) from error
+        problem = f"is not a readable CSV table ({error})"
+        raise unreadable(path, error, problem, _remedy(path)) from error
     return pd.concat(kept).reindex(columns=wanted)
 
 

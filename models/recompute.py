@@ -20,6 +20,7 @@ from pipeline import shards
 from pipeline.errors import InputError
 from pipeline.experiment import models_of
 from pipeline.files import check_readable
+from pipeline.system_errors import unreadable
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "config.yaml"
 
@@ -41,9 +42,10 @@ def configuration(overlays: Sequence[Path]) -> dict[str, Any]:
     for path in (CONFIG, *overlays):
         check_readable(path, "configuration", "correct its path")
         try:
-            update_config(config, dict(yaml.safe_load(path.read_text())))
-        except (yaml.YAMLError, ValueError, TypeError) as error:
-            raise InputError(path, f"is no configuration ({error})", "correct it") from error
+            update_config(config, dict(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
+            problem = f"is no configuration ({error})"
+            raise unreadable(path, error, problem, "correct it") from error
     return config
 
 

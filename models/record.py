@@ -43,7 +43,7 @@ def write(
     for changing in ("step", "epoch"):
         del found[changing]
     with hdf5.atomic(path) as temporary:
-        temporary.write_text(yaml.safe_dump(_plain(found), sort_keys=False))
+        temporary.write_text(yaml.safe_dump(_plain(found), sort_keys=False), encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

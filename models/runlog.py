@@ -93,7 +93,7 @@ class RunLog:
             **{name: f"{quality[name]:.6g}" if name in quality else "" for name in QUALITY},
         }
         new = not self.path.exists()
-        with writing(self.path), self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, row, lineterminator="\n")
             if new:
                 writer.writeheader()
@@ -123,11 +123,11 @@ class RunLog:
     def _drop_rows_after(self, step: int) -> None:
         if not self.path.exists():
             return
-        header, *rows = self.path.read_text().splitlines(keepends=True) or [""]
+        header, *rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
         # A row cut off by a crash has no line end.
         kept = [r for r in rows if r.endswith("\n") and int(r.split(",")[0]) <= step]
         if step == 0 or not header.endswith("\n"):
             self.path.unlink()
         else:
             with atomic(self.path) as temporary:
-                temporary.write_text(header + "".join(kept))
+                temporary.write_text(header + "".join(kept), encoding="utf-8")

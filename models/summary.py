@@ -54,7 +54,7 @@ def _built(settings: Mapping[str, Any]) -> dict[str, Method]:
 
 def main(config: Path = PAPER_CONFIG) -> None:
     """Print one line a method: its name and its count, and that of the GANs' discriminators."""
-    settings = yaml.safe_load(config.read_text())
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     counts = {**parameter_counts(settings), **discriminator_counts(settings)}
     width = max(map(len, counts))
     for name, count in counts.items():

@@ -345,7 +345,7 @@ def table1(
         (output_html, page),
     ):
         with hdf5.atomic(path) as temporary:
-            temporary.write_text(typeset(caption, to_read))
+            temporary.write_text(typeset(caption, to_read), encoding="utf-8")
 
 
 def _to_read(title: str, records: pd.DataFrame, columns: Sequence[Column]) -> Table:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from pipeline import hdf5, kinds
 from pipeline.errors import InputError
 from pipeline.files import writing
+from pipeline.system_errors import unreadable
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -125,10 +126,9 @@ def _contents(path: Path, limit: int) -> bytes:
             file.seek(0)
             data = (gzip.GzipFile(fileobj=file) if zipped else file).read(limit + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        problem = f"is a truncated or damaged gzip file ({error})"
-        raise _DamagedError(path, problem, REPLACE) from error
+        raise _DamagedError(path, f"is a truncated or damaged gzip ({error})", REPLACE) from error
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error})", "allow reading it") from error
+        raise unreadable(path, error, f"cannot be read ({error})", "correct its path") from error
     _refuse_html(data[:4096], path)
     if len(data) > limit:
         raise InputError(path, f"holds more than the {limit} bytes of {SHAPE} voxels", REPLACE)
@@ -238,7 +238,7 @@ def find_local(folder: str | Path, subject: str) -> Path:
             if (folder / name).is_file():
                 return folder / name
     except OSError as error:
-        raise InputError(folder, f"cannot be read ({error})", "allow reading it") from error
+        raise unreadable(folder, error, f"cannot be read ({error})", "correct it") from error
     remedy = "put the volume there, or correct brainweb_dir, or set it to '' to download"
     problem = f"lacks {subject}; looked for {', '.join(names)}"
     raise InputError(folder, problem if folder.is_dir() else "is not a folder", remedy)

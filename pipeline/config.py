@@ -36,7 +36,7 @@ def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
     InputError
         Naming the key, its value and the remedy.
     """
-    rules = yaml.safe_load(schema.read_text())
+    rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
     _check_schema(config, rules)
     _check_variants(config, rules)
     _check_geometry(config)

@@ -1,5 +1,7 @@
 """The one exception for bad input: what is wrong, where, and what to do about it."""
 
+import io
+import sys
 from pathlib import Path
 
 LONGEST = 700
@@ -27,6 +29,15 @@ class InputError(Exception):
     def __init__(self, where: str | Path, problem: str, remedy: str):
         self.where, self.problem, self.remedy = map(_shown, (where, problem, remedy))
         super().__init__(f"{self.where}: {self.problem}\n  -> {self.remedy}")
+
+
+def escape_printing() -> None:
+    """Let what is printed from here on escape characters that the terminal's encoding lacks.
+
+    Names and texts of files may come from a machine with another encoding.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _shown(text: str | Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.system_errors import blame, unreadable
 
 
 @contextmanager
@@ -120,8 +121,8 @@ def writing(path: str | Path) -> Iterator[None]:
         _refuse_links(path)
         yield
     except OSError as error:
-        remedy = f"{_mended(path, error)}, then run the rule again"
-        raise InputError(path, f"cannot be written ({error})", remedy) from error
+        reason, remedy = blame(error) or (error, f"{_mended(path, error)}, then run the rule again")
+        raise InputError(path, f"cannot be written ({reason})", remedy) from error
 
 
 def _mended(path: Path, error: OSError) -> str:
@@ -190,6 +191,6 @@ def check_readable(path: str | Path, what: str, remedy: str) -> None:
         raise InputError(path, "does not exist", remedy.removeprefix("delete it and ")) from None
     except (OSError, ValueError) as error:
         problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        raise InputError(path, problem, "correct its path, or allow reading it") from error
+        raise unreadable(path, error, problem, "correct its path") from error
     if not regular:
         raise InputError(path, f"is not a readable {what} (it is no regular file)", remedy)

@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.files import Sink, atomic, check_readable
+from pipeline.system_errors import unreadable
 
 SCHEMA_VERSION = 1
 """Raised whenever the meaning of any dataset changes; older files are then refused."""
@@ -176,18 +177,36 @@ def opened(path: str | Path, kind: Kind) -> Iterator[h5py.File]:
         If the file is missing, damaged, or not what ``kind`` declares.
     """
     path = Path(path)
-    remedy = f"delete it and run rule '{kind.rule}' again: snakemake --cores all -- {path}"
-    check_readable(path, "HDF5 file", remedy)
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(path, f"is not a readable HDF5 file ({error})", remedy) from error
-    with file:
+    with unchecked(path, kind) as file:
+        remedy = _remedy(path, kind.rule)
         try:
             _check(file, path, kind, remedy)
         except HDF5_ERRORS as error:
-            raise InputError(path, f"is damaged ({error})", remedy) from error
+            raise unreadable(path, error, f"is damaged ({error})", remedy) from error
         yield file
+
+
+def unchecked(path: Path, kind: Kind) -> h5py.File:
+    """Open a file whose contents `opened` has checked before.
+
+    Raises
+    ------
+    InputError
+        If it cannot be opened.
+    """
+    remedy = _remedy(path, kind.rule)
+    check_readable(path, "HDF5 file", remedy)
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        problem = f"is not a readable HDF5 file ({error})"
+        if "already open for write" in str(error):  # marked in the file, locks or not
+            remedy = f"end the program that writes it; if there is none, {remedy}"
+        raise unreadable(path, error, problem, remedy) from error
+
+
+def _remedy(path: str | Path, rule: str) -> str:
+    return f"delete it and run rule '{rule}' again: snakemake --cores all -- {path}"
 
 
 def _check(file: h5py.File, path: Path, kind: Kind, remedy: str) -> None:
@@ -275,7 +294,8 @@ def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
         problem = f"dataset '{dataset.name}' of {dataset.shape} does not fit into memory ({error})"
         raise InputError(path, problem, "give the job more memory") from error
     except (OSError, RuntimeError) as error:
-        raise InputError(path, f"dataset '{dataset.name}' is damaged ({error})", remedy) from error
+        problem = f"dataset '{dataset.name}' is damaged ({error})"
+        raise unreadable(path, error, problem, remedy) from error
     if not np.isfinite(array).all():
         count = np.count_nonzero(~np.isfinite(array))
         raise InputError(path, f"dataset '{dataset.name}' has {count} non-finite values", remedy)
@@ -284,8 +304,12 @@ def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
 
 def _mending(dataset: h5py.Dataset) -> tuple[str, str]:
     """Name of a dataset's file, and what to do if it is bad."""
-    path, rule = dataset.file.filename, dataset.file.attrs["rule"]
-    return path, f"delete it and run rule '{rule}' again: snakemake --cores all -- {path}"
+    path = dataset.file.filename
+    try:
+        return path, _remedy(path, dataset.file.attrs["rule"])
+    except HDF5_ERRORS as error:
+        remedy = f"delete it and make it again: snakemake --cores all -- {path}"
+        raise unreadable(path, error, f"is damaged ({error})", remedy) from error
 
 
 def read(

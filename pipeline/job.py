@@ -21,7 +21,7 @@ class _LogFile(logging.FileHandler):
 
 def _log_to(path: str) -> None:
     with writing(path):
-        handler = _LogFile(path, mode="w")
+        handler = _LogFile(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     logging.root.addHandler(handler)
 

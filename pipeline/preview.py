@@ -15,12 +15,13 @@ import typer
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, escape_printing
 from pipeline.files import atomic, check_readable
 from pipeline.hdf5 import SCHEMA_VERSION, finite, stored
+from pipeline.system_errors import unreadable
 
 SHOWN = 6
 """Images of each dataset on a contact sheet."""
@@ -52,28 +53,31 @@ def open_any(path: Path) -> Iterator[h5py.File]:
                 stored(file, name, path, "delete it and run its rule again")
             yield file
     except (OSError, RuntimeError, KeyError, MemoryError) as error:
-        raise InputError(
-            path, f"cannot be read ({error})", "check the path, or run its rule again"
-        ) from error
+        remedy = "check the path, or run its rule again"
+        raise unreadable(path, error, f"cannot be read ({error})", remedy) from error
 
 
 def tree(path: Path) -> Tree:
     """Tree of datasets (shape, dtype, units, axes, meaning) and attributes of a file."""
     with open_any(path) as file:
         size_mb = path.stat().st_size / 1e6
-        root = Tree(f"[bold]{escape(str(path))}[/]  {file.attrs['kind']}, {size_mb:.1f} MB")
+        title = f"  {file.attrs['kind']}, {size_mb:.1f} MB"
+        root = Tree(Text.assemble((str(path), "bold"), title))
         datasets = root.add("datasets")
         for name, dataset in file.items():
             axes = ", ".join(dimension.label for dimension in dataset.dims)
             stored_mb = dataset.id.get_storage_size() / 1e6
+            meaning = f"in {dataset.attrs['units']}: {dataset.attrs['description']} "
             datasets.add(
-                f"[bold]{name}[/] ({axes}) = {dataset.shape} {dataset.dtype}, "
-                f"in {dataset.attrs['units']}: {dataset.attrs['description']} "
-                f"[dim]({stored_mb:.1f} MB stored)[/]"
+                Text.assemble(
+                    (name, "bold"),
+                    f" ({axes}) = {dataset.shape} {dataset.dtype}, {meaning}",
+                    (f"({stored_mb:.1f} MB stored)", "dim"),
+                )
             )
         attributes = root.add("attributes")
         for name, value in sorted(file.attrs.items()):
-            attributes.add(escape(f"{name} = {value}"))
+            attributes.add(Text(f"{name} = {value}"))
     return root
 
 
@@ -147,17 +151,17 @@ def main(
     ] = None,
 ) -> None:
     """Print what FILE holds and draw its images."""
-    console = Console()
+    escape_printing()
     output = sheet or file.with_suffix(".png")
     try:
-        console.print(tree(file))
+        Console().print(tree(file))
         if not has_images(file):
             return
         contact_sheet(file, output)
     except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    console.print(f"contact sheet: {output}")
+    typer.echo(f"contact sheet: {output}")
 
 
 if __name__ == "__main__":

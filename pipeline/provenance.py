@@ -17,8 +17,9 @@ import yaml
 
 from pipeline import hdf5
 from pipeline.code import ROOT, code_hash
-from pipeline.errors import InputError
+from pipeline.errors import InputError, escape_printing
 from pipeline.files import check_readable
+from pipeline.system_errors import unreadable
 
 PACKAGES = (
     "torch",
@@ -89,7 +90,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
     """
     with hdf5.atomic(resolved) as temporary:
         plain = {**json.loads(json.dumps(config)), "brainweb_dir": ""}
-        temporary.write_text(yaml.safe_dump(plain, sort_keys=False))
+        temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     files = sorted({resolved, *(file for path in sources.files for file in _files_of(path))})
     # Nobody needs these once there are shards, and may have deleted them for their space.
     inputs, stages = (
@@ -115,7 +116,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
         "files": {str(path): _sha256(path) for path in files},
     }
     with hdf5.atomic(output) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 # --- what is recorded ----------------------------------------------------------------------------
@@ -130,25 +131,38 @@ def _files_of(path: Path) -> Iterator[Path]:
             yield file
 
 
-def commit() -> dict[str, Any] | None:
+def commit() -> dict[str, Any]:
     """Say at which commit the code is, and whether it was changed since.
 
     Returns
     -------
-    dict or None
-        ``commit`` and ``changed``; None where the code lies in no repository of its own.
+    dict
+        ``commit`` and ``changed``; or ``unknown``, the reason why they are not known.
     """
     try:
-        top, found, changes = (
-            subprocess.run(
-                ["git", "-C", ROOT, *arguments.split()], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in ("rev-parse --show-toplevel", "rev-parse HEAD", "status --porcelain")
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    # An archive unpacked somewhere inside another project's repository is not at that commit.
-    return {"commit": found, "changed": bool(changes)} if Path(top).resolve() == ROOT else None
+        return {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain"))}
+    except OSError as error:
+        return {"unknown": f"git cannot be run ({error.strerror})"}
+    except subprocess.CalledProcessError as error:
+        return {"unknown": f"git says: {error.stderr.strip()}"}
+
+
+def _git(*arguments: str) -> str:
+    """Ask git about the project's folder itself.
+
+    Named in full, neither a repository around the folder, which is another project's, nor that of
+    a hook's environment is taken for it, and it may belong to another user, whose code runs anyway.
+    """
+    repository = ("--git-dir", ROOT / ".git", "--work-tree", ROOT)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return subprocess.run(
+        ["git", "-C", ROOT, *repository, "--no-optional-locks", *arguments],
+        env=inherited | {"LC_ALL": "C"},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+    ).stdout.strip()
 
 
 def _code() -> dict[str, str]:
@@ -176,7 +190,7 @@ def _attributes(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
                 }
         except hdf5.HDF5_ERRORS as error:
             remedy = f"delete it and make it again: snakemake --cores all -- {path}"
-            raise InputError(path, f"is damaged ({error})", remedy) from error
+            raise unreadable(path, error, f"is damaged ({error})", remedy) from error
 
 
 def _made_with(files: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
@@ -191,7 +205,7 @@ def _made_with(files: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[A
 
 
 def _trained_with(path: Path) -> dict[str, Any]:
-    found = yaml.safe_load(path.read_text())
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {name: found[name] for name in OF_TRAINING}
 
 
@@ -199,7 +213,7 @@ def _seconds(logs: Path) -> dict[str, float]:
     """Wall-clock seconds of each job by its benchmark table's name."""
     found = {}
     for path in sorted(logs.rglob("*.tsv")):
-        header, row, *_ = path.read_text().splitlines()
+        header, row, *_ = path.read_text(encoding="utf-8").splitlines()
         name = path.relative_to(logs).with_suffix("").as_posix()
         found[name] = float(dict(zip(header.split("\t"), row.split("\t"), strict=True))["s"])
     return found
@@ -271,13 +285,13 @@ def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     remedy = "run rule 'provenance' again"
     check_readable(path, "record", remedy)
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         for name in ("inputs", "files", "code"):
             record[name].items()
         # By names alone: 'results' may be a link to another disk.
         folder = Path(os.path.normpath(path.absolute().parent / record["folder"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(path, f"is no record ({error!r})", remedy) from error
+        raise unreadable(path, error, f"is no record ({error!r})", remedy) from error
     return folder, record
 
 
@@ -286,6 +300,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m pipeline.provenance results/NAME/provenance.json")
         return 2
+    escape_printing()
     path = Path(arguments[0])
     try:
         changed, others = differences(path), notes(path)

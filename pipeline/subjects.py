@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.files import check_readable
+from pipeline.system_errors import unreadable
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("subject", "split", "labels_sha256")
@@ -71,7 +72,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
             rows = [(table.line_num, row) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(path, f"cannot be read ({error})", "replace it") from error
+        raise unreadable(path, error, f"cannot be read ({error})", "replace it") from error
     if missing:
         raise InputError(
             path,

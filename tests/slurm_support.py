@@ -49,7 +49,7 @@ def obstacle() -> str | None:
     """Say why there can be no cluster here; install what is missing, where that may be done."""
     if os.geteuid() != 0:
         return "starting SLURM's daemons needs root"
-    if CONF.exists() and not CONF.read_text().startswith(MARK):
+    if CONF.exists() and not CONF.read_text(encoding="utf-8").startswith(MARK):
         return f"{CONF} belongs to another cluster"
     names = {path: path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}
     for path, name in names.items():
@@ -90,7 +90,9 @@ def cluster() -> Iterator[Path]:
         CONF.parent.mkdir(exist_ok=True)
         stack.callback(CONF.unlink)
         ports = _free_ports(2)
-        CONF.write_text(MARK + TEXT.format(host=host, folder=folder, cpus=CPUS, ports=ports))
+        CONF.write_text(
+            MARK + TEXT.format(host=host, folder=folder, cpus=CPUS, ports=ports), encoding="utf-8"
+        )
         stack.enter_context(_daemon(folder, "munged", "--foreground", *munged))
         _wait_for(folder / "munge.socket", lambda: (folder / "munge.socket").exists())
         stack.enter_context(_daemon(folder, "slurmctld", "-D"))

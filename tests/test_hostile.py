@@ -16,6 +16,7 @@ import torch
 from test_brainweb import HTML, LABELS, OTHER_CRC, PACKED, minc, some_labels
 from test_brainweb_download import answer, drip, drip_headers, flood, reset, silence
 from test_config_support import DELETE
+from test_hostile_busy_support import BUSY
 from test_hostile_files_support import header, osem, other_tensor, rewritten, spoilt, weights
 from test_hostile_support import Case, as_nobody, checked, downloading, laid, nothing, volume
 from test_models_support import settings
@@ -262,12 +263,7 @@ CONFIGURATION = [
         ("unknown method", nothing, checked(**jobs.variant("v", "X")), ("is 'X'", "one of PnPNet")),
         ("no table", nothing, checked(subjects="none.tsv"), ("none.tsv: does not exist", "path")),
         ("odd table", nothing, checked(subjects="a\0b"), (r"a\x00b: cannot be read", "its path")),
-        (
-            "folder as table",
-            nothing,
-            checked(subjects="."),
-            ("no regular file", "correct its path"),
-        ),
+        ("folder as table", nothing, checked(subjects="."), ("no regular file", "correct its")),
         ("endless table", nothing, checked(subjects="/dev/zero"), ("/dev/zero", "no regular file")),
         ("long table", *jobs.table(bytes(2**25)), ("t.tsv: has 33554432 bytes", "replace it")),
         ("packed table", *jobs.table(PACKED), ("t.tsv: cannot be read", "codec", "replace it")),
@@ -353,7 +349,7 @@ LINKS = [
 
 CASES = [
     *(*PHANTOMS, *DOWNLOADS, *HDF5, *CHECKPOINTS),
-    *(*CONFIGURATION, *DISKS, *PERMISSIONS, *LINKS),
+    *(*CONFIGURATION, *DISKS, *PERMISSIONS, *LINKS, *BUSY),
 ]
 refused, skipped = [], []
 

@@ -113,7 +113,7 @@ def run_as_job(case, work, output):
             os.chdir(work)
             sys.stdout = sys.stderr = output.open("w", buffering=1)
             signal.alarm(SECONDS)
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
             limit = pages * resource.getpagesize() + MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             with job(SimpleNamespace(log=[case.log], threads=1, rule="hostile")):

@@ -37,7 +37,7 @@ def snakemake(tmp_path):
 
 
 def log(snakemake):
-    return Path(snakemake.log[0]).read_text()
+    return Path(snakemake.log[0]).read_text(encoding="utf-8")
 
 
 def test_messages_reach_the_log_file_and_stderr(snakemake, capsys):

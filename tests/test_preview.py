@@ -221,3 +221,16 @@ def test_sheet_in_a_missing_folder_is_refused(tmp_path):
     result = run(write(tmp_path / "file.h5", OSEM), "--sheet", tmp_path / "none" / "sheet.png")
     assert result.exit_code == 1
     assert f"make the folder {tmp_path / 'none'}" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["[bold]", "[/]", "[red]a[/red]", "a\\", ":smile:", "[link=x]"])
+def test_names_and_texts_are_shown_as_they_are(tmp_path, name):
+    (tmp_path / name).mkdir(parents=True)
+    path = write(tmp_path / name / f"{name.replace('/', '')}.h5", OSEM, subject=name)
+    change(path, lambda file: file["image"].attrs.modify("units", name))
+    text = text_of(path)
+    assert f"{path}  osem, " in text
+    assert f", in {name}: " in text
+    assert f"subject = {name}" in text
+    output = run(path).stdout
+    assert f"contact sheet: {path.with_suffix('.png')}\n" in output

@@ -153,31 +153,94 @@ def test_other_code_is_a_note(place, capsys):
     assert lines[0] == "note: the code here is not the recorded one: train, gone"
 
 
+def git(folder, *arguments):
+    """Call git as a user does, in a folder."""
+    command = ["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x@y", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def repository(folder):
+    """Make a repository of one commit; give that."""
+    folder.mkdir()
+    (folder / "code.py").write_text(folder.name)
+    git(folder, "init")
+    git(folder, "add", "code.py")
+    git(folder, "commit", "-m", "x")
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Make a repository, and take it for the project's folder; give it and its commit."""
+    found = repository(tmp_path / "project")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "project")
+    return tmp_path / "project", found
+
+
 @pytest.mark.parametrize("changed", [False, True])
-def test_commit_of_the_code(tmp_path, monkeypatch, changed):
-    def git(*arguments):
-        command = ["git", "-c", "user.name=x", "-c", "user.email=x@y", *arguments]
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-
-    git("init")
-    (tmp_path / "code.py").write_text("1")
-    git("add", "code.py")
-    git("commit", "-m", "x")
+def test_commit_of_the_code(project, changed):
+    folder, found = project
     if changed:
-        (tmp_path / "code.py").write_text("2")
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    commit = git("rev-parse", "HEAD").stdout.strip()
-    assert provenance.commit() == {"commit": commit, "changed": changed}
-    (tmp_path / "vendored").mkdir()
-    monkeypatch.setattr(provenance, "ROOT", tmp_path / "vendored")
-    assert provenance.commit() is None
+        (folder / "code.py").write_text("2")
+    assert provenance.commit() == {"commit": found, "changed": changed}
 
 
-def test_code_without_a_repository_has_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    assert provenance.commit() is None
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GIT_DIR", "{}/.git"),
+        ("GIT_WORK_TREE", "{}"),
+        ("GIT_COMMON_DIR", "{}/.git"),
+        ("GIT_INDEX_FILE", "{}/.git/index"),
+        ("GIT_OBJECT_DIRECTORY", "{}/.git/objects"),
+        ("GIT_NAMESPACE", "other"),
+    ],
+)
+def test_the_environment_of_a_hook_says_nothing_about_the_code(
+    project, tmp_path, monkeypatch, variable, value
+):
+    repository(tmp_path / "other")
+    monkeypatch.setenv(variable, value.format(tmp_path / "other"))
+    assert provenance.commit() == {"commit": project[1], "changed": False}
+
+
+def test_commit_of_a_checkout_that_belongs_to_another_user(project, monkeypatch):
+    folder, found = project
+    if os.geteuid() == 0:
+        for path in (folder, folder / ".git"):
+            os.chown(path, 65534, 65534)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(subprocess.CalledProcessError):
+        git(folder, "rev-parse", "HEAD")
+    assert provenance.commit() == {"commit": found, "changed": False}
+
+
+def test_commit_of_a_further_working_tree(project, tmp_path, monkeypatch):
+    git(project[0], "worktree", "add", tmp_path / "second")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "second")
+    assert provenance.commit() == {"commit": project[1], "changed": False}
+
+
+@pytest.mark.parametrize("leftover", ["nothing", "an empty folder"])
+def test_a_repository_around_the_code_is_another_projects(project, monkeypatch, leftover):
+    vendored = project[0] / "vendored"
+    vendored.mkdir()
+    if leftover == "an empty folder":
+        (vendored / ".git").mkdir()
+    monkeypatch.setattr(provenance, "ROOT", vendored)
+    found = provenance.commit()
+    assert found.keys() == {"unknown"}
+    assert "not a git repository" in found["unknown"]
+
+
+def test_why_the_commit_is_not_known_is_said(project, tmp_path, monkeypatch):
+    folder, _ = project
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/none\n")
+    assert "unknown revision" in provenance.commit()["unknown"]
+    (folder / ".git" / "config").write_text("[")
+    assert "bad config" in provenance.commit()["unknown"]
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.commit() is None
+    assert provenance.commit() == {"unknown": "git cannot be run (No such file or directory)"}
 
 
 @pytest.mark.parametrize(

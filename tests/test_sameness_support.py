@@ -78,7 +78,10 @@ def _table(path: Path) -> pd.DataFrame:
 
 def _record(path: Path, other: Path) -> str | None:
     """Compare provenance but for seconds and the files that hold some."""
-    first, second = json.loads(path.read_text()), json.loads(other.read_text())
+    first, second = (
+        json.loads(path.read_text(encoding="utf-8")),
+        json.loads(other.read_text(encoding="utf-8")),
+    )
     for record in (first, second):
         del record["seconds"]
         record["files"] = sorted(record["files"])

@@ -57,7 +57,7 @@ def judge(found: str, errors: str) -> tuple[int, Sequence[str]]:
 
 def main() -> int:
     """Audit the lock and print what was found."""
-    result = subprocess.run(AUDIT, capture_output=True, text=True, check=False)
+    result = subprocess.run(AUDIT, capture_output=True, encoding="utf-8", check=False)
     code, lines = judge(result.stdout, result.stderr)
     print("\n".join(lines))
     return code

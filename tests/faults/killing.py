@@ -83,7 +83,7 @@ def plan(jobs: list[Job], kills: int, seed: int) -> list[Kill]:
 
 def steps(log: Path) -> tuple[int, int]:
     """Read the last step that a training has reported, and how many it will take; 0 at first."""
-    found = STEP.findall(log.read_text()) if log.exists() else []
+    found = STEP.findall(log.read_text(encoding="utf-8")) if log.exists() else []
     return max(((int(step), int(total)) for step, total in found), default=(0, 1))
 
 

@@ -1,7 +1,19 @@
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+
+# Before the first import of either: whatever stands first on PYTHONPATH may have the same names.
+if others := subprocess.run(
+    [sys.executable, "-P", f"{workflow.basedir}/workflow/origin.py", workflow.basedir],
+    stdout=subprocess.PIPE,
+    encoding="utf-8",
+    errors="replace",
+    check=True,
+).stdout.strip():
+    raise WorkflowError(others)
 
 from pipeline import backend
 from pipeline.code import code_hash
