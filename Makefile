@@ -7,11 +7,20 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation
 DEMO := results/demo
 REFERENCE := .reference
+# Of several calls in one folder at a time one builds, the others wait, and look again whether they must.
+ALONE := +$(PYTHON) tools/alone.py
 
 .PHONY: env demo test faults test-slurm lint audit bench
 
 env: $(READY)
 
+ifndef LOCKED
+$(READY): requirements.lock pyproject.toml
+	$(ALONE) $(VENV).lock $(MAKE) --no-print-directory LOCKED=yes $@
+
+$(REFERENCE)/.ready: benchmarks/requirements.txt | $(READY)
+	$(ALONE) $(REFERENCE).lock $(MAKE) --no-print-directory LOCKED=yes $@
+else
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; call make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -27,6 +36,13 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip check
 	rm -r $(VENV)/torch
 	touch $@
+
+# What a benchmark compares with stays out of the environment: nothing else may come to need it.
+$(REFERENCE)/.ready: benchmarks/requirements.txt
+	rm -rf $(REFERENCE)
+	$(INSTALL) --require-hashes --no-deps --target $(REFERENCE) --requirement $<
+	touch $@
+endif
 
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml
@@ -59,9 +75,3 @@ audit: $(READY)
 bench: $(READY) $(REFERENCE)/.ready
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml -- $(DEMO)/weights/cDPM.safetensors data/demo/shards/subject05.h5
 	$(BIN)/python -m benchmarks
-
-# What a benchmark compares with stays out of the environment: nothing else may come to need it.
-$(REFERENCE)/.ready: benchmarks/requirements.txt | $(READY)
-	rm -rf $(REFERENCE)
-	$(INSTALL) --require-hashes --no-deps --target $(REFERENCE) --requirement $<
-	touch $@
