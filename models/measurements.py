@@ -109,7 +109,12 @@ def read_parts(path: Path) -> Iterator[pd.DataFrame]:
             text = b"".join([header, *islice(lines, PART)])
             if number and text == header:
                 return
-            part = pd.read_csv(io.BytesIO(text), dtype={n: COLUMNS[n] for n in COLUMNS})
+            part = pd.read_csv(
+                io.BytesIO(text),
+                dtype={n: COLUMNS[n] for n in COLUMNS},
+                keep_default_na=False,  # a model may be called None, NA or nan
+                na_values=[""],
+            )
             yield part.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
 
 

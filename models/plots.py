@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from models.measurements import PART
+from models.measurements import COLUMNS, PART
 from pipeline import hdf5
 from pipeline.errors import InputError
 from pipeline.system_errors import unreadable
@@ -350,7 +350,9 @@ def _read(
         with pd.read_csv(
             path,
             usecols=wanted.__contains__,
-            dtype={"subject": str},
+            dtype={name: kind for name, kind in COLUMNS.items() if kind == "str"},
+            keep_default_na=False,  # a model may be called None or inf
+            na_values=[""],
             low_memory=False,
             chunksize=PART,
         ) as parts:

@@ -14,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.experiment import Model, models_of
 from pipeline.geometry import check_geometry, grid_from, ring_from
 from pipeline.subjects import Subject, read_subjects
+from pipeline.variants import check_different, check_names
 
 
 def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
@@ -38,6 +39,9 @@ def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
     """
     rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
     _check_schema(config, rules)
+    if config["name"] == "labels":
+        problem = "is 'labels', and data/labels has the phantoms' labels"
+        raise InputError("name", problem, "choose another name")
     _check_variants(config, rules)
     _check_geometry(config)
     _check_models(config)
@@ -55,18 +59,18 @@ def _check_schema(config: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
 
 
 def _check_variants(config: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
-    """Each variant's settings must suit its method's schema."""
-    for name, model in models_of(config).items():
-        if name not in config["variants"]:
-            continue
-        if name in {*config["methods"], "FBP", "OSEM"}:
-            raise InputError(f"variants.{name}", "is the name of a method", "choose another name")
+    """Each variant's settings must suit its method's schema; each has a name and network alone."""
+    check_names(config["variants"], config["methods"])
+    models = models_of(config)
+    for name in config["variants"]:
+        model = models[name]
         changed = {**config, "methods": {**config["methods"], model.method: model.settings}}
         try:
             _check_schema(changed, rules)
         except InputError as error:
             where = error.where.replace(f"methods.{model.method}", f"variants.{name}", 1)
             raise InputError(where, error.problem, error.remedy) from None
+    check_different(models.values())
 
 
 def _check_models(config: Mapping[str, Any]) -> None:
@@ -194,11 +198,13 @@ def _as_input_error(error: Any) -> InputError:
         return InputError(
             where, f"lacks {', '.join(missing)}", "start from config/config.yaml, which has all"
         )
-    problem = f"is {error.instance!r}"
+    problem, remedy = f"is {error.instance!r}", f"give {_wanted(error.schema)}."
+    if error.validator_value == "string" and not isinstance(error.instance, dict | list):
+        remedy += " In YAML, quotes make a text of a number or of a word like null or no."
     if isinstance(error.instance, str) and error.validator == "type" and _is_number(error.instance):
         problem += " as text (YAML takes numbers like 5.0e+6, not 5e6 or '5')"
     meaning = error.schema.get("description", "").strip()
-    return InputError(where, problem, f"give {_wanted(error.schema)}. {meaning}".strip())
+    return InputError(where, problem, f"{remedy} {meaning}".strip())
 
 
 def _is_number(text: str) -> bool:
@@ -225,6 +231,7 @@ WANTED = {
     "multipleOf": "divisible by {}",
     "pattern": "matching {}",
     "minLength": "of at least {} characters",
+    "maxLength": "of at most {} characters",
     "minItems": "of at least {} entries",
     "maxItems": "of at most {} entries",
     "uniqueItems": "without repetitions",

@@ -49,8 +49,30 @@ def models_of(config: Mapping[str, Any]) -> dict[str, Model]:
     return found
 
 
+def network_settings(model: Model) -> dict[str, Any]:
+    """Give a model's settings without those that cannot change a weight of its network.
+
+    These are ``keep_every_epochs``; the ends of beta under the cosine schedule, which has none; the
+    wavelet and its levels where the weight of their loss is 0; and the choice between Adam and
+    AdamW, which differ in weight decay alone, where that is 0.
+    """
+    unused = {"keep_every_epochs"}
+    if model.settings.get("noise_schedule") == "cosine":
+        unused |= {"beta_start", "beta_end"}
+    if model.settings.get("dwt_weight") == 0:
+        unused |= {"wavelet", "levels"}
+    if model.settings.get("weight_decay") == 0:
+        unused |= {"optimiser"}
+    return {key: value for key, value in model.settings.items() if key not in unused}
+
+
+def same_but_seed(one: Model, other: Model) -> bool:
+    """Whether the networks of two models differ in nothing but, perhaps, the seed."""
+    return one.method == other.method and network_settings(one) == network_settings(other)
+
+
 def replicates(models: Iterable[Model]) -> dict[str, list[str]]:
-    """Group models that differ in the seed alone, each group named by its first.
+    """Group models whose networks differ in the seed alone, each group named by its first.
 
     Returns
     -------
@@ -59,7 +81,7 @@ def replicates(models: Iterable[Model]) -> dict[str, list[str]]:
     groups: list[list[Model]] = []
     for model in models:
         for group in groups:
-            if (group[0].method, group[0].settings) == (model.method, model.settings):
+            if same_but_seed(group[0], model):
                 group.append(model)
                 break
         else:

@@ -70,7 +70,7 @@ def _hdf5(path: Path, other: Path) -> str | None:
 def _table(path: Path) -> pd.DataFrame:
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt") as file:
-        table = pd.read_csv(file)
+        table = pd.read_csv(file, keep_default_na=False, na_values=[""])
     if "metric" in table:
         table = table[table["metric"] != "reconstruction_seconds"].reset_index(drop=True)
     return table.drop(columns=[name for name in table if TIMED.fullmatch(name)])
