@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from models import checkpoints, metrics
@@ -25,8 +24,7 @@ def read_slices(shard: Path, metadata: checkpoints.Metadata, count: int) -> Batc
     """Read slices, evenly spaced over a shard."""
     size, conditioning = metadata.network["size"], metadata.settings["conditioning"]
     slices = ShardSlices([shard], size, metadata.scales, conditioning)
-    chosen = np.linspace(0, len(slices) - 1, min(count, len(slices))).round().astype(int).tolist()
-    (batch,) = batches(slices, [chosen], 0, False)
+    (batch,) = batches(slices, [slices.evenly_spaced(count)], 0, False)
     return batch
 
 

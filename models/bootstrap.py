@@ -50,11 +50,14 @@ class Bootstrap:
         Returns
         -------
         mean, low, high : float
-            The ends are the 2.5th and 97.5th percentile over draws; NaN without any value.
+            The ends are the 2.5th and 97.5th percentile over draws. They are NaN where there is
+            one replicate of one slice, as nothing can then be drawn; all are without any value.
         """
         exists = np.isfinite(values)
         if not exists.any():
             return np.nan, np.nan, np.nan
+        if exists.any(axis=1).sum() == 1 and self._slices_of(exists.any(axis=0)) == 1:
+            return float(values[exists].mean()), np.nan, np.nan
         replicates = np.ones((1 + self.draws, len(values)))
         rng = np.random.default_rng(SEED)
         replicates[1:] = _counts(rng, np.full(self.draws, len(values)), len(values))
@@ -66,8 +69,12 @@ class Bootstrap:
             totals += drawn @ of_slices
         sums, counts = ((replicates * part).sum(axis=1) for part in np.split(totals, 2, axis=1))
         means = sums[counts > 0] / counts[counts > 0]  # a draw may hold no slice with a value
-        low, high = np.percentile(means[1:], [2.5, 97.5]) if len(means) > 1 else (np.nan, np.nan)
+        low, high = np.percentile(means[1:], [2.5, 97.5])
         return float(means[0]), float(low), float(high)
+
+    def _slices_of(self, images: np.ndarray) -> int:
+        """Anatomical slices of which some image is chosen by a boolean (N,)."""
+        return sum(len(np.unique(slices[images[rows]])) for rows, slices, _ in self._drawn)
 
 
 def _counts(rng: np.random.Generator, numbers: np.ndarray, size: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from models.seeds import generator
 from pipeline import hdf5, shards
 from pipeline.errors import InputError
+from pipeline.spacing import evenly_spaced
 
 
 class SliceKey(NamedTuple):
@@ -189,6 +190,18 @@ class ShardSlices(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def evenly_spaced(self, count: int) -> list[int]:
+        """Indices of ``count`` slices, or all, the first and the last among them.
+
+        A single one is the middle one of the anatomy: the middle of the list may be the border
+        of two rotations, which is an end of the brain.
+        """
+        order = np.arange(len(self))
+        if count == 1:
+            order = np.argsort([key.slice_index for key in self.keys], kind="stable")
+        chosen: list[int] = order[evenly_spaced(0, len(self) - 1, min(count, len(self)))].tolist()
+        return chosen
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, row = self.positions[index]

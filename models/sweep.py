@@ -55,15 +55,14 @@ def sweep(
             sampling = {**settings["sampling"], **changes}
             for shard_path in shard_paths:
                 slices = model.slices([shard_path])
-                count = min(varied["slices"], len(slices))
-                chosen = np.linspace(0, len(slices) - 1, count).round().astype(int)
+                chosen = slices.evenly_spaced(varied["slices"])
                 start = time.perf_counter()
-                images = model.samples(slices, chosen.tolist(), sampling).mean(axis=1)
-                seconds = (time.perf_counter() - start) / count
+                images = model.samples(slices, chosen, sampling).mean(axis=1)
+                seconds = (time.perf_counter() - start) / len(chosen)
                 with shards.opened(shard_path) as shard:
-                    found = Slices.read(shard, chosen)
+                    found = Slices.read(shard, np.array(chosen))
                 values = quality(images, found, model.metadata.scales, regions=("image",))
-                values["reconstruction_seconds", "", ""] = np.full(count, seconds)
+                values["reconstruction_seconds", "", ""] = np.full(len(chosen), seconds)
                 facts = model.facts(sampling)
                 estimate = "mean" if facts["samples"] > 1 else "single"
                 tables.append(tidy(found, origin_of(facts, estimate), values))

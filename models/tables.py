@@ -72,10 +72,10 @@ Contrast recovery is GM/WM - 1 over the truth's, of slices where the truth's is 
 "Beyond the paper": networks that see the FBP image too, and means of posterior samples. A row of \
 several seeds is the mean of networks that differ in the seed alone. Intervals: percentile \
 bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects, all rotations \
-of a slice together; so few subjects and seeds make them coarse, and rather too narrow. Paper, \
-256 x 256: Table 1 of arXiv 2411.16629, of other images and other networks than ours; levels of \
-PSNR and SSIM are not comparable with ours, differences between methods are with care. A dash is a \
-number that does not exist.\
+of a slice together; so few subjects and seeds make them coarse, and rather too narrow; one slice \
+of one seed has none. Paper, 256 x 256: Table 1 of arXiv 2411.16629, of other images and other \
+networks than ours; levels of PSNR and SSIM are not comparable with ours, differences between \
+methods are with care. A dash is a number that does not exist.\
 """
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -257,8 +256,7 @@ class Run:
 
     def _quality(self, network: nn.Module, name: str) -> dict[str, float]:
         self.method.network = network.eval()
-        count = min(self.training["validation_slices"], len(self.validation))
-        chosen = np.linspace(0, len(self.validation) - 1, count).round().astype(int).tolist()
+        chosen = self.validation.evenly_spaced(self.training["validation_slices"])
         mine = chosen[self.fabric.global_rank :: self.fabric.world_size]
         sampling = self.training["validation_sampling"]
         sums = {"psnr_db": 0.0, "ssim": 0.0}
@@ -269,7 +267,7 @@ class Run:
             image = image.float().mean(dim=1, keepdim=True)
             sums["psnr_db"] += float(metrics.psnr_db(image, batch.image).sum())
             sums["ssim"] += float(metrics.ssim(image, batch.image).sum())
-        return {f"{name}_{key}": total / count for key, total in self._sum(sums).items()}
+        return {f"{name}_{key}": total / len(chosen) for key, total in self._sum(sums).items()}
 
     def _due(self, setting: str) -> bool:
         return self.step % self.training[setting] == 0 or self.step == self.total

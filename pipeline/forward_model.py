@@ -12,6 +12,9 @@ from pipeline.projector import Projector, torch_csr
 
 FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 
+STRIP = 8
+"""Lines of a stack of slices that are blurred at a time: few enough for a core's cache."""
+
 
 class ForwardModel:
     """Attenuated line integrals of a blurred image: x -> a A P x.
@@ -38,13 +41,12 @@ class ForwardModel:
         self._psf = None
         if psf_fwhm_mm > 0:
             inside = field_of_view(projector.ring, projector.grid)
-            matrix = psf_matrix(projector.grid, psf_fwhm_mm, inside)
-            self._psf = torch_csr(matrix, projector.device)
+            self._psf = PointSpread(projector.grid, psf_fwhm_mm, inside, projector.device)
 
     def forward(self, columns: torch.Tensor, subset: int) -> torch.Tensor:
         """Expected trues (lor, slice) of images (pixel, slice)."""
         if self._psf is not None:
-            columns = self._psf @ columns
+            columns = self._psf(columns)
         lors = self.projector.forward(columns, subset)
         return lors if self._factors is None else lors * self._factors[subset]
 
@@ -53,7 +55,7 @@ class ForwardModel:
         if self._factors is not None:
             lors = lors * self._factors[subset]
         columns = self.projector.back(lors, subset)
-        return columns if self._psf is None else self._psf @ columns
+        return columns if self._psf is None else self._psf(columns)
 
     @cached_property
     def sensitivity(self) -> list[torch.Tensor]:
@@ -65,20 +67,48 @@ class ForwardModel:
         return [self.back(ones, subset) for subset in range(subsets)]
 
 
-def psf_matrix(grid: Grid, fwhm_mm: float, inside: np.ndarray) -> scipy.sparse.csr_array:
-    """Gaussian blurring of the pixels ``inside`` (y, x) as a symmetric matrix (pixel, pixel).
+class PointSpread:
+    """Gaussian blurring of the pixels ``inside``: symmetric, and so its own adjoint.
 
-    The kernel ends at 4 standard deviations; its sum over an unbounded image is 1.
+    A Gaussian separates, so the image is blurred along y, then along x. The kernel ends at 4
+    standard deviations along each; its sum over an unbounded image is 1, and what it spreads beyond
+    the pixels ``inside`` is lost.
+
+    Parameters
+    ----------
+    grid : Grid
+    fwhm_mm : float
+        Full width at half maximum, above 0.
+    inside : array (y, x) of bool
+    device : torch.device
     """
-    sigma = fwhm_mm / FWHM_PER_SIGMA / grid.pixel_mm
-    reach = int(np.ceil(4 * sigma))
-    offsets = np.arange(-reach, reach + 1)
-    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel /= kernel.sum()
-    shape = (grid.size, grid.size)
-    blur = scipy.sparse.diags_array(kernel, offsets=offsets, shape=shape, format="csr")
-    both = scipy.sparse.kron(blur, blur, format="csr").astype(np.float32)
-    pixels = np.flatnonzero(inside)
-    kept = scipy.sparse.csr_array(both)[pixels][:, pixels]
-    kept.indices, kept.indptr = kept.indices.astype(np.int32), kept.indptr.astype(np.int32)
-    return kept
+
+    def __init__(self, grid: Grid, fwhm_mm: float, inside: np.ndarray, device: torch.device):
+        sigma = fwhm_mm / FWHM_PER_SIGMA / grid.pixel_mm
+        reach = int(np.ceil(4 * sigma))
+        offsets = np.arange(-reach, reach + 1)
+        kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+        kernel /= kernel.sum()
+        across = np.abs(offsets) < grid.size  # a wider kernel finds no pixel there
+        line = scipy.sparse.diags_array(
+            kernel[across].astype(np.float32),
+            offsets=offsets[across],
+            shape=(grid.size, grid.size),
+            format="csr",
+        )
+        self._line = torch_csr(line, device)
+        self._pixels = torch.from_numpy(np.flatnonzero(inside)).to(device)
+        self._size = grid.size
+
+    def __call__(self, columns: torch.Tensor) -> torch.Tensor:
+        """Blur images (pixel, slice)."""
+        shape = (self._size, self._size, columns.shape[1])
+        image, blurred = columns.new_zeros(shape), columns.new_empty(shape)
+        image.flatten(0, 1)[self._pixels] = columns
+        for _ in range(2):  # each time along the first axis, which becomes the second
+            strips = zip(image.split(STRIP, dim=1), blurred.split(STRIP, dim=0), strict=True)
+            for before, after in strips:
+                along = self._line @ before.flatten(1)
+                after.copy_(along.unflatten(1, before.shape[1:]).transpose(0, 1))
+            image, blurred = blurred, image
+        return image.flatten(0, 1)[self._pixels]

@@ -21,6 +21,7 @@ from rich.tree import Tree
 from pipeline.errors import InputError, escape_printing
 from pipeline.files import atomic, check_readable
 from pipeline.hdf5 import SCHEMA_VERSION, finite, stored
+from pipeline.spacing import evenly_spaced
 from pipeline.system_errors import unreadable
 
 SHOWN = 6
@@ -115,7 +116,7 @@ def contact_sheet(path: Path, output: Path) -> None:
 
 
 def _draw_row(axes: np.ndarray, dataset: h5py.Dataset, file: h5py.File) -> None:
-    chosen = np.linspace(0, len(dataset) - 1, len(axes) + 2).round().astype(int)[1:-1]
+    chosen = evenly_spaced(0, len(dataset) - 1, len(axes) + 2)[1:-1]
     images = [finite(dataset, int(index)) for index in chosen]
     stack, vertical, horizontal = (dimension.label for dimension in dataset.dims)
     units = dataset.attrs["units"]

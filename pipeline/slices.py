@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Grid
 from pipeline.kinds import PHANTOM, SLICES
 from pipeline.seeds import generator
+from pipeline.spacing import evenly_spaced
 
 GREY_MATTER, WHITE_MATTER = 2, 3
 """BrainWeb classes that make up the brain."""
@@ -46,7 +47,8 @@ def brain_slices(
     Returns
     -------
     array (count,) of int
-        Increasing, no slice twice; the first and last hold grey or white matter.
+        Increasing, no slice twice; the first and last hold grey or white matter. A single one is
+        the middle of the brain.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def brain_slices(
             if len(held)
             else "check the labels: none of these slices holds grey or white matter",
         )
-    return np.rint(np.linspace(held[0], held[-1], count)).astype(int)
+    return evenly_spaced(held[0], held[-1], count)
 
 
 def box_weights(width: float) -> np.ndarray:

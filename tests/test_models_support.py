@@ -127,8 +127,9 @@ def make_shard(
     radial: int = 15,
     brightness: float = 1.0,
     seed: int = 0,
+    rotations: int = 1,
 ) -> Path:
-    """Write a shard of random discs with two tissues."""
+    """Write a shard of random discs with two tissues, so many slices in all."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     radius = np.hypot(y, x)[None] * rng.uniform(1, 1.3, (slices, 1, 1))
@@ -141,9 +142,9 @@ def make_shard(
         "fbp": (truth + 3 * noise).astype(np.float32),
         "activity": truth.astype(np.float32),
         "labels": labels,
-        "rotation": np.zeros(slices, dtype=np.uint8),
+        "rotation": np.repeat(np.arange(rotations, dtype=np.uint8), slices // rotations),
         "rotation_deg": np.zeros(slices, dtype=np.float32),
-        "slice_index": np.arange(10, 10 + slices, dtype=np.int16),
+        "slice_index": np.tile(np.arange(10, 10 + slices // rotations, dtype=np.int16), rotations),
         "scale": np.ones(slices, dtype=np.float32),
     }
     hdf5.write(path, SHARD, arrays, hdf5.provenance({"seed": seed}, subject=subject))
