@@ -45,6 +45,13 @@ COLUMNS = {
 }
 """Columns of the table and their types; empty where they do not apply."""
 
+EVERYWHERE = {("psnr_db", "image"), ("ssim", "image"), ("reconstruction_seconds", "")}
+"""Metrics and regions that have a value for every slice.
+
+The others do not exist where a slice lacks the tissue, contrast, spread or signal that they are
+about, and have no line there. No line is left out for another reason.
+"""
+
 PART = 500_000
 """Lines of the table that are read at a time: some 100 MB."""
 
@@ -101,7 +108,7 @@ def read_parts(path: Path) -> Iterator[pd.DataFrame]:
     Raises
     ------
     InputError
-        If it is missing, damaged or has other columns.
+        If it is missing, damaged, has other columns, or a line without a value.
     """
     with _reading(path) as (header, lines):
         for number in count():
@@ -109,6 +116,8 @@ def read_parts(path: Path) -> Iterator[pd.DataFrame]:
             if number and text == header:
                 return
             part = pd.read_csv(io.BytesIO(text), dtype={n: COLUMNS[n] for n in COLUMNS})
+            if part["value"].isna().any():
+                raise ValueError("it has a line without a value")
             yield part.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
 
 
