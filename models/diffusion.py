@@ -5,7 +5,7 @@ x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, eps ~ N(0, 1), t = 0 .. T - 1.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.dataset import Batch, SliceKey, from_signed, to_signed
-from models.method import Method, Objective, make_unet
+from models.method import Method, Objective, check_finite, make_unet
 from models.seeds import generator, normal_like
 from models.unet import Features
 from pipeline.errors import InputError
+from pipeline.noise import alphas_cumprod, betas
 
 # `diffusers` is imported where it is used: that takes seconds, which only training and sampling
 # should pay for. Its schedulers carry no types.
@@ -69,7 +70,7 @@ class CDPM(Method):
         """The forward process, a DDPMScheduler."""
         from diffusers import DDPMScheduler
 
-        return DDPMScheduler(**schedule_options(self.settings))
+        return with_schedule(DDPMScheduler, self.settings)
 
     def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
         """Yield ``loss``, E |target - network(x_t, t, C)|^2 at random t, one draw of eps a slice.
@@ -129,20 +130,20 @@ class CDPM(Method):
         return self.schedule.get_velocity(image, noise, t)
 
 
-NOISE_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
-"""Names of the noise schedules, and what ``diffusers`` calls them."""
+def with_schedule(kind: type, settings: Mapping[str, Any], **options: Any) -> Any:
+    """Make a scheduler of ``diffusers`` of a method's forward process, its products in float64.
 
-
-def schedule_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate a method's forward process for the schedulers of ``diffusers``."""
-    return {
-        "num_train_timesteps": settings["timesteps"],
-        "beta_schedule": NOISE_SCHEDULES[settings["noise_schedule"]],
-        "beta_start": settings["beta_start"],
-        "beta_end": settings["beta_end"],
+    In its own float32, small differences of large products would round to zero or below.
+    """
+    scheduler = kind(
+        num_train_timesteps=settings["timesteps"],
+        trained_betas=betas(settings),
         # The first step starts at t = T - 1, where x_t is indeed almost pure noise.
-        "timestep_spacing": "trailing",
-    }
+        timestep_spacing="trailing",
+        **options,
+    )
+    scheduler.alphas_cumprod = torch.from_numpy(alphas_cumprod(settings))
+    return scheduler
 
 
 def make_sampler(
@@ -168,16 +169,17 @@ def make_sampler(
             "sampling.steps", f"{steps} does not divide {timesteps} timesteps", "choose a divisor"
         )
     # The estimate of x_0 is clipped before the scheduler sees it, see `sample`.
-    process = {**schedule_options(settings), "prediction_type": "sample"}
+    of_estimates = partial(with_schedule, settings=settings, prediction_type="sample")
     scheduler: Any
     options: dict[str, Any] = {}
     if sampling["sampler"] == "ddpm":
-        scheduler = DDPMScheduler(**process, clip_sample=False)
+        scheduler = of_estimates(DDPMScheduler, clip_sample=False)
     elif sampling["sampler"] == "ddim":
-        scheduler = DDIMScheduler(**process, clip_sample=False)
-        options = {"eta": sampling["eta"]}
+        scheduler = of_estimates(DDIMScheduler, clip_sample=False)
+        # With an eta of 1, rounding could leave less than no noise for the rest of a step.
+        options = {"eta": min(sampling["eta"], 1 - 1e-12)}
     else:
-        scheduler = DPMSolverMultistepScheduler(**process, algorithm_type="dpmsolver++")
+        scheduler = of_estimates(DPMSolverMultistepScheduler, algorithm_type="dpmsolver++")
     scheduler.set_timesteps(steps)
     return scheduler, options
 
@@ -217,16 +219,24 @@ def sample(
     -------
     Tensor
         (N, 1, H, W), samples of x_0 in [-1, 1].
+
+    Raises
+    ------
+    InputError
+        If the denoiser or the sampler gives pixels that are not finite: names sampler, step, slice.
     """
     scheduler, options = make_sampler(settings, sampling)
     draws = [generator(seed, "sample", *key, number) for key in keys]
     if sampling["sampler"] != "dpm-solver++":  # which draws nothing but its start
         options["generator"] = draws
     x = normal_like(like, draws)
-    for t in scheduler.timesteps.tolist():
+    for step, t in enumerate(scheduler.timesteps.tolist(), start=1):
+        place = f"{sampling['sampler']}, step {step} of {sampling['steps']} (t = {t})"
         output = denoiser(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
+        check_finite(output, keys, f"network at {place}")
         estimate = estimate_image(output, x, scheduler.alphas_cumprod[t], settings["prediction"])
         x = scheduler.step(estimate.clamp(-1, 1), t, x, **options).prev_sample
+        check_finite(x, keys, place)
     return x
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models import metrics
 from models.dataset import Scales, subject_of
-from models.measurements import COLUMNS, write_table
+from models.measurements import COLUMNS, EVERYWHERE, write_table
 from pipeline import hdf5, shards
 from pipeline.errors import InputError
 from pipeline.kinds import RECONSTRUCTION
@@ -26,7 +26,10 @@ REFERENCES = ("osem", "truth")
 REGIONS = ("image", "head")
 
 Values = dict[tuple[str, str, str], np.ndarray]
-"""(metric, reference, region) -> one value a slice, (N,); NaN where it does not exist."""
+"""(metric, reference, region) -> one value a slice, (N,); NaN where it does not exist.
+
+What `EVERYWHERE` names always exists.
+"""
 
 
 # --- what is measured ------------------------------------------------------------------------
@@ -152,7 +155,13 @@ def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFr
     -------
     DataFrame
         Columns as `models.measurements.COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If a metric that always exists is NaN, as that of an image with NaN: names model and slice.
     """
+    _check_numbers(slices, origin, values)
     keys, count = list(values), len(slices.slice_index)
     table = pd.DataFrame({"subject": slices.subject}, index=range(len(keys) * count))
     for name in ("rotation", "rotation_deg", "slice_index"):
@@ -164,6 +173,22 @@ def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFr
         if name not in table:
             table[name] = origin.get(name, "" if kind == "str" else None)
     return table[list(COLUMNS)].astype(COLUMNS).dropna(subset="value")
+
+
+def _check_numbers(slices: Slices, origin: Mapping[str, Any], values: Values) -> None:
+    for (metric, _, region), found in values.items():
+        bad = np.flatnonzero(np.isnan(found))
+        if (metric, region) in EVERYWHERE and len(bad):
+            names = "; ".join(
+                f"{slices.subject}, rotation {slices.rotation[n]}, slice {slices.slice_index[n]}"
+                for n in bad
+            )
+            raise InputError(
+                f"images by {origin['model']}",
+                f"their {metric} is not a number on {names}",
+                "look for pixels that are not numbers in these images and the shard's, and make "
+                "them again",
+            )
 
 
 def origin_of(attributes: Mapping[str, Any], estimate: str) -> dict[str, Any]:

@@ -46,6 +46,13 @@ COLUMNS = {
 }
 """Columns of the table and their types; empty where they do not apply."""
 
+EVERYWHERE = {("psnr_db", "image"), ("ssim", "image"), ("reconstruction_seconds", "")}
+"""Metrics and regions that have a value for every slice.
+
+The others do not exist where a slice lacks the tissue, contrast, spread or signal that they are
+about, and have no line there. No line is left out for another reason.
+"""
+
 PART = 500_000
 """Lines of the table that are read at a time: some 100 MB."""
 
@@ -102,7 +109,7 @@ def read_parts(path: Path) -> Iterator[pd.DataFrame]:
     Raises
     ------
     InputError
-        If it is missing, damaged or has other columns.
+        If it is missing, damaged, has other columns, or a line without a value.
     """
     with _reading(path) as (header, lines):
         for number in count():
@@ -115,6 +122,8 @@ def read_parts(path: Path) -> Iterator[pd.DataFrame]:
                 keep_default_na=False,  # a model may be called None, NA or nan
                 na_values=[""],
             )
+            if part["value"].isna().any():
+                raise ValueError("it has a line without a value")
             yield part.fillna({name: "" for name, kind in COLUMNS.items() if kind == "str"})
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.dataset import Batch, SliceKey
 from models.unet import UNet, trainable_parameters
+from pipeline.errors import InputError
 
 
 class Objective(NamedTuple):
@@ -113,6 +114,34 @@ class Method(ABC):
     def parameter_count(self) -> int:
         """Count the trainable parameters."""
         return trainable_parameters(self.network)
+
+
+def check_finite(images: Tensor, keys: Sequence[SliceKey], maker: str) -> None:
+    """Refuse images with pixels that are not numbers, whoever made them.
+
+    Parameters
+    ----------
+    images : Tensor
+        (N, ...).
+    keys : sequence of SliceKey
+        N keys.
+    maker : str
+        What gave the images.
+
+    Raises
+    ------
+    InputError
+        Naming the maker and the slices.
+    """
+    good = images.isfinite().flatten(1).all(dim=1).tolist()
+    if not all(good):
+        bad = [str(key) for key, is_good in zip(keys, good, strict=True) if not is_good]
+        raise InputError(
+            maker,
+            f"gave pixels that are not finite on {'; '.join(bad)}",
+            "look at the model's training log and at those slices, and train it again, with a "
+            "lower learning_rate for instance",
+        )
 
 
 def make_unet(network: Mapping[str, Any], *, in_channels: int, time_conditioned: bool) -> UNet:

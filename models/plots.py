@@ -360,6 +360,8 @@ def _read(
                 if missing := [name for name in columns if name not in part]:
                     problem = f"lacks the columns {', '.join(missing)}"
                     raise InputError(path, problem, _remedy(path))
+                if "value" in part and part["value"].isna().any():
+                    raise InputError(path, "has a row without a value", _remedy(path))
                 kept.append(part if keep is None else part[keep(part)])
     except FileNotFoundError:
         remedy = _remedy(path).removeprefix("delete it and ")
@@ -379,8 +381,10 @@ def _read_sweep(
     table = table[
         table["reference"].isin(["osem", np.nan]) & table["region"].isin(["image", np.nan])
     ]
-    if missing := [name for name in metrics if name not in set(table["metric"])]:
-        raise InputError(path, f"has no rows of {', '.join(missing)}", _remedy(path))
+    counts = table["metric"].value_counts()
+    if fewer := [name for name in metrics if counts.get(name, 0) < max(counts, default=1)]:
+        problem = f"has no rows of {', '.join(fewer)} for some or all slices and settings"
+        raise InputError(path, problem, _remedy(path))
     return table
 
 

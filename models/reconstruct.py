@@ -11,6 +11,7 @@ import torch
 from models import checkpoints
 from models.dataset import ShardSlices, batches, in_order
 from models.devices import make_fabric
+from models.method import check_finite
 from pipeline import hdf5
 from pipeline.kinds import RECONSTRUCTION
 
@@ -75,14 +76,25 @@ class Reconstructor:
         -------
         ndarray
             (N, K, y, x) float32, activity units; K = 1 for methods that do not sample.
+
+        Raises
+        ------
+        InputError
+            If a pixel is not finite: names model, sampler and slice, and the step if it is known.
         """
         found = []
         for batch in batches(slices, in_order(indices, sampling["batch_size"]), 0, False):
             inputs = self.fabric.to_device(batch.inputs)
             with self.fabric.autocast():
                 images = self.method.predict(inputs, batch.keys, sampling, self.seed)
+            check_finite(images, batch.keys, self._name(sampling))
             found.append(images.float().cpu().numpy())
         return np.concatenate(found) * np.float32(self.metadata.scales.activity)
+
+    def _name(self, sampling: Mapping[str, Any]) -> str:
+        if not self.method.samples:
+            return self.metadata.model
+        return f"{self.metadata.model}, {sampling['sampler']} with {sampling['steps']} steps"
 
     def facts(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
         """Tell how an image came about; NaN, -1 or nothing where something does not apply."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from models.bootstrap import DRAWS, Bootstrap
 from models.evaluate import REFERENCES, REGIONS
-from models.measurements import read_parts
+from models.measurements import EVERYWHERE, read_parts
 from models.typeset import Table, latex, markdown, page
 from pipeline import hdf5
 from pipeline.errors import InputError
@@ -220,15 +220,28 @@ class Measured:
             values = part[part["metric"].isin(metrics)]
             columns = ["model", "estimate", "metric", "reference", "region"]
             wide.append(values.pivot(index=IMAGE, columns=columns, values="value"))
+        self._path = path
         self.origins = pd.concat(origins).drop_duplicates(ORIGIN[:2])
         # An image may begin in one part and end in the next.
         self._wide = pd.concat(wide).groupby(level=IMAGE).first()
         self.images = self._wide.index.to_frame(index=False)
 
     def __call__(self, row: Row, key: Key) -> np.ndarray:
-        """(R, N): of the row's R replicates on all N images, NaN where there is no value."""
+        """(R, N): of the row's R replicates on all N images, NaN where there is no value.
+
+        Raises
+        ------
+        InputError
+            If values are absent of a metric that always exists, or infinite.
+        """
         columns = pd.MultiIndex.from_tuples([(m, row.estimate, *key) for m in row.models])
-        return self._wide.reindex(columns=columns).to_numpy().T
+        values = self._wide.reindex(columns=columns).to_numpy().T
+        lacking = np.count_nonzero(~np.isfinite(values))
+        # None at all is no fault: OSEM is not compared with itself.
+        if (key[0], key[2]) in EVERYWHERE and lacking and not np.isnan(values).all():
+            problem = f"lacks finite values of {name_of(key)} of {row.label}: {lacking} images"
+            raise InputError(self._path, problem, "look at those images, and make them again")
+        return values
 
     def difference(self, ours: Row, other: Row, key: Key) -> np.ndarray:
         """(R, N): image by image; replicates are paired in their order if there are as many.

@@ -28,7 +28,7 @@ from models.dataset import (
     steps_per_epoch,
 )
 from models.devices import make_fabric, share_statistics
-from models.method import Objective
+from models.method import Objective, check_finite
 from models.optimisation import averaged, gradient_norm, learning_rate, make_optimiser
 from models.resuming import identity, leave, stop_requests
 from models.run_folder import RunFolder
@@ -264,6 +264,7 @@ class Run:
         for batch in map(self._to_device, batches(self.validation, order, 0, False)):
             with self.fabric.autocast():
                 image = self.method.predict(batch.inputs, batch.keys, sampling, self.seed)
+            check_finite(image, batch.keys, f"{self.folder}: {name} after step {self.step}")
             image = image.float().mean(dim=1, keepdim=True)
             sums["psnr_db"] += float(metrics.psnr_db(image, batch.image).sum())
             sums["ssim"] += float(metrics.ssim(image, batch.image).sum())

@@ -10,8 +10,9 @@ import jsonschema
 import yaml
 
 from pipeline import backend
+from pipeline.config_models import check_models
 from pipeline.errors import InputError
-from pipeline.experiment import Model, models_of
+from pipeline.experiment import models_of
 from pipeline.geometry import check_geometry, grid_from, ring_from
 from pipeline.subjects import Subject, read_subjects
 from pipeline.variants import check_different, check_names
@@ -44,8 +45,8 @@ def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
         raise InputError("name", problem, "choose another name")
     _check_variants(config, rules)
     _check_geometry(config)
-    _check_models(config)
     subjects = read_subjects(Path(config["subjects"]))
+    check_models(config, subjects)
     if config["source"] == "brainweb":
         _check_known(subjects, config)
     return subjects
@@ -71,98 +72,6 @@ def _check_variants(config: Mapping[str, Any], rules: Mapping[str, Any]) -> None
             where = error.where.replace(f"methods.{model.method}", f"variants.{name}", 1)
             raise InputError(where, error.problem, error.remedy) from None
     check_different(models.values())
-
-
-def _check_models(config: Mapping[str, Any]) -> None:
-    """Models that others refer to must exist and fit."""
-    models, evaluation = models_of(config), config["evaluation"]
-    for name, model in models.items():
-        _check_features(name, model, models)
-        _check_noise(name, model.settings, config)
-    sampling = [name for name, model in models.items() if "timesteps" in model.settings]
-    for where, names, known in (
-        ("evaluation.models", evaluation["models"], list(models)),
-        ("evaluation.uncertainty", [evaluation["uncertainty"]], ["", *sampling]),
-        *(
-            (f"evaluation.sweeps.{sweep}.models", settings["models"], sampling)
-            for sweep, settings in evaluation["sweeps"].items()
-        ),
-    ):
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    where,
-                    f"names {name!r}, which is no model for this",
-                    f"choose from {', '.join(filter(None, known))}, or add it to variants",
-                )
-    if evaluation["uncertainty"] and config["sampling"]["samples"] < 2:
-        raise InputError(
-            "evaluation.uncertainty",
-            f"is {evaluation['uncertainty']}, and sampling.samples is 1: nothing varies",
-            "set sampling.samples to 2 or more (8, say), or evaluation.uncertainty to ''",
-        )
-    if evaluation["uncertainty"] not in ("", *evaluation["models"]):
-        raise InputError(
-            "evaluation.uncertainty",
-            f"is {evaluation['uncertainty']}, which is not among evaluation.models",
-            "add it there",
-        )
-    for name in evaluation["sweeps"]["epochs"]["models"]:
-        every, epochs = (models[name].settings[key] for key in ("keep_every_epochs", "epochs"))
-        if not 0 < every <= epochs:
-            raise InputError(
-                "evaluation.sweeps.epochs.models",
-                f"names {name}, whose keep_every_epochs is {every} of {epochs}: none is kept",
-                f"set keep_every_epochs of {name} to 1 to {epochs}, or take it out",
-            )
-
-
-def _check_features(name: str, model: Model, models: Mapping[str, Model]) -> None:
-    wanted = model.settings.get("features")
-    if wanted is None:
-        return
-    source = models.get(wanted)
-    if source is None or source.method != "PnPNet":
-        raise InputError(
-            f"{name}: features",
-            f"{wanted!r} is not PnPNet nor a variant of it",
-            "name PnPNet or a variant of it",
-        )
-    if source.settings["conditioning"] != model.settings["conditioning"]:
-        raise InputError(
-            f"{name}: features",
-            f"{wanted} sees {source.settings['conditioning']}, and {name} "
-            f"{model.settings['conditioning']}",
-            "give both the same conditioning",
-        )
-
-
-def _check_noise(name: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    if settings.get("beta_start", 0) > settings.get("beta_end", 1):
-        raise InputError(
-            f"{name}: beta_start",
-            f"{settings['beta_start']} is above beta_end {settings['beta_end']}",
-            "noise must grow with the step: give beta_start the smaller value",
-        )
-    sweeps = config["evaluation"]["sweeps"].items()
-    asked = [
-        ("sampling", config["sampling"]),
-        ("training.validation_sampling", config["training"]["validation_sampling"]),
-        *(
-            (f"evaluation.sweeps.{sweep}.sampling", entry)
-            for sweep, found in sweeps
-            if name in found["models"]
-            for entry in found["sampling"]
-        ),
-    ]
-    for where, entry in asked:
-        steps = entry.get("steps", 1)
-        if settings.get("timesteps", steps) % steps:
-            raise InputError(
-                f"{where}.steps",
-                f"{steps} does not divide the {settings['timesteps']} timesteps of {name}",
-                f"choose a divisor of {settings['timesteps']}",
-            )
 
 
 def _strict() -> Any:
@@ -262,51 +171,6 @@ def _check_geometry(config: Mapping[str, Any]) -> None:
             f"ask for at most {slices['volume_slices']}",
         )
     backend.resolve(config["projector"])
-    _check_network(config, ring.views, ring.radial_bins)
-
-
-def _check_network(config: Mapping[str, Any], views: int, radial_bins: int) -> None:
-    """Contradictions between the networks and the images and sinograms that they see."""
-    size, stages = config["network"]["size"], len(config["network"]["multipliers"])
-    patch = config["network"]["patch"]
-    if size != config["slices"]["size"]:
-        raise InputError(
-            "network.size",
-            f"{size} differs from the images' {config['slices']['size']} pixels (slices.size)",
-            "give both the same value",
-        )
-    if size < max(views, radial_bins):
-        raise InputError(
-            "network.size",
-            f"{size} is less than the sinograms' {views} views x {radial_bins} radial bins",
-            f"choose at least {max(views, radial_bins)}, or a larger scanner.radial_trim",
-        )
-    if size % (patch * 2 ** (stages - 1)):
-        raise InputError(
-            "network.multipliers",
-            f"{stages} stages halve {size} pixels in patches of {patch} {stages - 1} times, "
-            "which leaves a remainder",
-            f"choose a size that {patch * 2 ** (stages - 1)} divides, or fewer stages",
-        )
-    if size % 4 or size < 24:
-        raise InputError(
-            "network.size",
-            f"{size} does not suit the adversarial networks (cGAN, Pix2Pix)",
-            "choose a multiple of 4, at least 24",
-        )
-    stages = len(config["methods"]["DeepPET"]["convolutions"])
-    if size % 2 ** (stages - 1):
-        raise InputError(
-            "methods.DeepPET.convolutions",
-            f"{stages} stages halve {size} pixels {stages - 1} times, which leaves a remainder",
-            f"choose a size that {2 ** (stages - 1)} divides, or fewer stages",
-        )
-    if config["sampling"]["weights"] == "ema" and not config["training"]["ema_decay"]:
-        raise InputError(
-            "sampling.weights",
-            "is ema, and training.ema_decay is 0: there is no moving average",
-            "set training.ema_decay, e.g. to 0.9999, or sampling.weights to raw",
-        )
 
 
 def _check_known(subjects: Mapping[str, Subject], config: Mapping[str, Any]) -> None:
