@@ -11,7 +11,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.processes import adopt_srun
+from pipeline.processes import OWN, adopt_launcher
 
 
 def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabric:
@@ -31,10 +31,10 @@ def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabr
     Raises
     ------
     InputError
-        If there are fewer GPUs, or a launcher started another number of processes.
+        If there are fewer GPUs, or a launcher started another number of processes or says too
+        little.
     """
-    adopt_srun()
-    launched = "RANK" in os.environ
+    launched = adopt_launcher()
     if launched and (started := int(os.environ["WORLD_SIZE"])) != devices:
         raise InputError(
             "training.devices",
@@ -64,6 +64,8 @@ def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabr
         precision=training["precision"],
         plugins=[environment],
     )
+    if devices > 1 and not launched:
+        os.environ[OWN] = "yes"
     fabric.launch()
     torch.set_num_threads(max(1, threads if launched else threads // devices))  # Fabric sets it too
     return fabric

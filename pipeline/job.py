@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import writing
-from pipeline.processes import is_first
+from pipeline.processes import rank
 
 FORMAT = "%(asctime)s %(message)s"
 
@@ -27,11 +27,11 @@ def _log_to(path: str) -> None:
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[None]:
+def job(snakemake: Any, joint: bool = False) -> Iterator[None]:
     """Run a rule's work: log to its log file and stderr, use no more threads than it was given.
 
     Bad input ends the process with its one-screen message and exit code 1; any other error with
-    its traceback. Both reach the log file. Of several processes that do the work together, only the
+    its traceback. Both reach the log file. Of several processes that do ``joint`` work, only the
     first writes it.
     """
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr, force=True)
@@ -39,8 +39,13 @@ def job(snakemake: Any) -> Iterator[None]:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(snakemake.threads)
     try:
-        if is_first():
-            _log_to(snakemake.log[0])
+        number = 0
+        try:
+            if joint:
+                number = rank()
+        finally:
+            if number == 0:
+                _log_to(snakemake.log[0])
         yield
     except InputError as error:
         logging.error("\nRule '%s' stopped.\n%s\n", snakemake.rule, error)

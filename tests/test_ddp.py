@@ -169,7 +169,7 @@ def test_uneven_tasks_of_srun_are_refused(monkeypatch):
     for name, value in (srun()[0] | {"SLURM_STEP_TASKS_PER_NODE": "2,1"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="started 2,1 processes on the nodes"):
-        processes.adopt_srun()
+        processes.adopt_launcher()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_all_meet_at_the_first_node_of_an_srun_step(monkeypatch, nodes, first):
     changes = {"SLURM_STEP_NODELIST": nodes, "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
     changes |= {"SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_STEP_NUM_TASKS": "8"}
     monkeypatch.setattr(os, "environ", srun()[0] | changes)
-    assert not processes.is_first()
+    assert processes.rank() == 6
     found = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     assert found == {"RANK": "6", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}
     assert os.environ["MASTER_ADDR"] == first
@@ -194,7 +194,7 @@ def test_all_meet_at_the_first_node_of_an_srun_step(monkeypatch, nodes, first):
 def test_tasks_of_a_job_are_not_taken_for_those_of_a_step(monkeypatch):
     """An sbatch script may ask for many and run one command."""
     monkeypatch.setattr(os, "environ", {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"})
-    assert processes.is_first()
+    assert processes.rank() == 0
     assert "RANK" not in os.environ
 
 

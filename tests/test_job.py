@@ -119,3 +119,32 @@ def test_a_rule_ends_with_exit_code_1(tmp_path):
     assert "Traceback" not in done.stderr
     assert (tmp_path / "job.log").read_text() == done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.log", name]
+
+
+def launched(monkeypatch, rank):
+    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_of_joint_work_the_first_process_writes_the_log(snakemake, monkeypatch):
+    for rank in (1, 0):
+        launched(monkeypatch, rank)
+        with job(snakemake, joint=True):
+            logging.info("step 1")
+        assert Path(snakemake.log[0]).exists() == (rank == 0)
+
+
+def test_who_is_alone_writes_the_log_whatever_the_environment(snakemake, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with job(snakemake):
+        logging.info("slice 1")
+    assert "slice 1" in log(snakemake)
+
+
+def test_what_a_launcher_says_wrongly_stands_in_the_log(snakemake, monkeypatch):
+    monkeypatch.setenv("RANK", "")
+    with pytest.raises(SystemExit), job(snakemake, joint=True):
+        raise AssertionError
+    assert "RANK: is '' in the environment" in log(snakemake)

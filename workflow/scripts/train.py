@@ -4,7 +4,7 @@ from models.training import train
 from pipeline.job import job
 from pipeline.processes import start
 
-with job(snakemake):
+with job(snakemake, joint=True):
     start(snakemake.resources.get("mpi", ""))
     train(
         snakemake.params.settings,
