@@ -137,13 +137,17 @@ class Grid:
         return Grid(self.size * factor, self.pixel_mm / factor)
 
 
-def field_of_view(ring: Ring, grid: Grid) -> np.ndarray:
-    """Boolean (y, x): pixels whose centre lies in the circle that image and all views cover."""
+def field_of_view_mm(ring: Ring, grid: Grid) -> float:
+    """Radius of the circle around the axis that the image and the radial bins of all views cover."""
     radial_mm, _ = ring.radial_and_angle()
     covered_mm = np.abs(radial_mm[:, [0, -1]]).min()
+    return float(min(covered_mm, grid.size * grid.pixel_mm / 2))
+
+
+def field_of_view(ring: Ring, grid: Grid) -> np.ndarray:
+    """Boolean (y, x): pixels whose centre lies in the field of view."""
     squared = grid.centres_mm**2
-    radius_mm = min(covered_mm, grid.size * grid.pixel_mm / 2)
-    return squared[:, None] + squared[None, :] <= radius_mm**2
+    return squared[:, None] + squared[None, :] <= field_of_view_mm(ring, grid) ** 2
 
 
 def ring_from(config: Mapping[str, Any]) -> Ring:

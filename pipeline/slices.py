@@ -158,6 +158,45 @@ def box_mean(planes: np.ndarray, voxel_mm: np.ndarray, pixel_mm: float) -> np.nd
     return planes
 
 
+def check_field_of_view(planes: np.ndarray, voxel_mm: np.ndarray, radius_mm: float) -> None:
+    """Refuse a head that reaches beyond the scanner's field of view.
+
+    Forward projection sees nothing there, while a scanner would count it: images would be wrong
+    without a word, and inside, too.
+
+    Parameters
+    ----------
+    planes : array (slice, y, x)
+        Above 0 where the head is; centred on the axis, around which it may be turned.
+    voxel_mm : array (2,)
+        Their pixel size along y and x.
+    radius_mm : float
+        From `pipeline.geometry.field_of_view_mm`.
+
+    Raises
+    ------
+    InputError
+        Naming how much of the head lies outside, and how far it reaches.
+    """
+    y_mm, x_mm = (
+        (np.arange(n) - (n - 1) / 2) * size
+        for n, size in zip(planes.shape[1:], voxel_mm, strict=True)
+    )
+    distance_mm = np.hypot(y_mm[:, None], x_mm[None, :])
+    voxels = (planes > 0).sum(axis=0)
+    outside = voxels[distance_mm > radius_mm].sum()
+    if outside:
+        share = 100 * outside / voxels.sum()
+        raise InputError(
+            "slices.size, slices.pixel_mm, scanner.radial_trim",
+            f"give a field of view of radius {radius_mm:.1f} mm, and the head reaches "
+            f"{distance_mm[voxels > 0].max():.1f} mm from the axis: {share:.3g} % of it lies "
+            "outside, where the simulation would see nothing",
+            "choose more or larger pixels if size x pixel_mm is less than twice that, or else a "
+            "smaller radial_trim",
+        )
+
+
 def slices(
     phantom: Path,
     output: Path,
@@ -165,6 +204,7 @@ def slices(
     seed: int,
     settings: Mapping[str, Any],
     oversampling: int,
+    field_of_view_mm: float,
 ) -> None:
     """Rule ``slices``: write all rotations of a subject's slices, rotation by rotation.
 
@@ -175,6 +215,13 @@ def slices(
     oversampling : int
         Activity and attenuation are wanted on a grid this many times finer than the
         reconstruction's; labels on the latter.
+    field_of_view_mm : float
+        Radius; see `pipeline.geometry.field_of_view_mm`.
+
+    Raises
+    ------
+    InputError
+        If the brain has fewer slices, or the head does not lie in the field of view.
     """
     grid = Grid(settings["size"], settings["pixel_mm"])
     fine = grid.finer(oversampling)
@@ -194,6 +241,7 @@ def slices(
         arrays: dict[str, np.ndarray] = {}
         for name in ("activity", "attenuation"):
             planes = axial_means(file[name], centres, settings["slice_mm"] / voxel_mm[0])
+            check_field_of_view(planes, voxel_mm[1:], field_of_view_mm)
             planes = box_mean(planes, voxel_mm[1:], fine.pixel_mm)
             arrays[name] = np.concatenate(
                 [resample(planes, voxel_mm[1:], fine, angle) for angle in angles]

@@ -20,6 +20,7 @@ from pipeline.code import code_hash
 from pipeline.config import check
 from pipeline.errors import InputError
 from pipeline.experiment import models_of, replicates
+from pipeline.geometry import field_of_view_mm, grid_from, ring_from
 
 try:
     SUBJECTS = check(

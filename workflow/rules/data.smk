@@ -60,6 +60,7 @@ rule slices:
         seed=config["seed"],
         settings=config["slices"],
         oversampling=config["simulation"]["oversampling"],
+        field_of_view_mm=field_of_view_mm(ring_from(config), grid_from(config)),
         code=code_hash("slices.py"),
     script:
         "../scripts/slices.py"

@@ -11,4 +11,5 @@ with job(snakemake):
         snakemake.params.seed,
         snakemake.params.settings,
         snakemake.params.oversampling,
+        snakemake.params.field_of_view_mm,
     )
