@@ -138,7 +138,7 @@ class Grid:
 
 
 def field_of_view_mm(ring: Ring, grid: Grid) -> float:
-    """Radius of the circle around the axis that the image and the radial bins of all views cover."""
+    """Radius of the circle around the axis that the image and all views cover, in mm."""
     radial_mm, _ = ring.radial_and_angle()
     covered_mm = np.abs(radial_mm[:, [0, -1]]).min()
     return float(min(covered_mm, grid.size * grid.pixel_mm / 2))
