@@ -86,6 +86,9 @@ def unreadable(path: str | Path, error: Exception, problem: str, remedy: str) ->
     if number in DENIED:
         what = f"cannot be read ({os.strerror(number)})"
         return InputError(path, what, "correct its path, or allow reading it")
+    if number == errno.ENOENT and isinstance(error, OSError) and error.errno:
+        what = f"does not exist ({os.strerror(number)})"
+        return InputError(path, what, "correct its path, or make it again")
     if number == errno.ENOENT:
         remedy = "restore it, or raise the limit of open files (ulimit -n), then try again"
         return InputError(path, "has gone, or cannot be opened any more", remedy)

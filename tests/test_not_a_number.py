@@ -97,7 +97,8 @@ def test_validation_names_them_and_training_stops(study, tmp_path, monkeypatch, 
         run(tmp_path, data, "l", "LegoPET", features, config)
     assert caught.value.where.startswith(f"{sampler}, step 2 of 2")
     assert not (tmp_path / "l" / "LegoPET.safetensors").exists()
-    assert "nan" not in (tmp_path / "l" / "run" / "log.csv").read_text()
+    (log,) = (tmp_path / "l" / "run").glob("*/log.csv")
+    assert "nan" not in log.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
