@@ -220,7 +220,7 @@ def test_differences_are_paired(made):
 
 
 def test_the_numbers_of_the_paper_are_its_own(made):
-    """LegoPET leads cDPM by 0.59 dB and 0.011, as its abstract says; DeepPET has the higher PSNR."""
+    """LegoPET leads cDPM by 0.59 dB and 0.011; DeepPET has the higher PSNR."""
     table = pd.read_csv(made["csv"]).set_index("row")
     differences = pd.read_csv(made["differences"]).set_index("row")
     assert differences.at["LegoPET minus cDPM", "paper_psnr_db"] == 0.59
