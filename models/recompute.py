@@ -1,7 +1,7 @@
 """``python -m models.evaluate``: a test slice's lines of the table, from the weights again."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,44 +9,20 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-import yaml
-from snakemake.utils import update_config  # type: ignore[import-untyped]
 
 from models.dataset import SliceKey
 from models.evaluate import Slices, rows_of_model
 from models.measurements import read_parts
 from models.reconstruct import Reconstructor
 from pipeline import shards
+from pipeline.config_files import read_configuration
 from pipeline.errors import InputError
 from pipeline.experiment import models_of
-from pipeline.files import check_readable
-from pipeline.system_errors import unreadable
-
-CONFIG = Path(__file__).resolve().parent.parent / "config" / "config.yaml"
 
 TOLERANCE_DB = 1e-3
 """Largest difference in PSNR that rounding explains."""
 
 LINE = ["estimate", "metric", "reference", "region"]
-
-
-def configuration(overlays: Sequence[Path]) -> dict[str, Any]:
-    """Lay configuration files over config/config.yaml, as Snakemake's ``--configfile`` does.
-
-    Raises
-    ------
-    InputError
-        If one is missing or is no configuration.
-    """
-    config: dict[str, Any] = {}
-    for path in (CONFIG, *overlays):
-        check_readable(path, "configuration", "correct its path")
-        try:
-            update_config(config, dict(yaml.safe_load(path.read_text(encoding="utf-8"))))
-        except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
-            problem = f"is no configuration ({error})"
-            raise unreadable(path, error, problem, "correct it") from error
-    return config
 
 
 def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFrame:
@@ -142,7 +118,7 @@ def main(
     """
     try:
         lines = recompute(
-            configuration(config or []), model, SliceKey(subject, rotation, slice_index)
+            read_configuration(config or []), model, SliceKey(subject, rotation, slice_index)
         )
     except InputError as error:
         typer.echo(str(error), err=True)

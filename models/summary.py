@@ -1,19 +1,17 @@
-"""``python -m models.summary [CONFIG]``: trainable parameters of every method."""
+"""``python -m models.summary [CONFIG ...]``: trainable parameters of every method."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-import yaml
+import typer
 
 from models import METHODS
 from models.method import Method
 from models.unet import trainable_parameters
+from pipeline.config_files import read_configuration
 from pipeline.errors import InputError
-
-PAPER_CONFIG = Path(__file__).resolve().parent.parent / "config" / "config.yaml"
 
 
 def parameter_counts(settings: Mapping[str, Any]) -> dict[str, int]:
@@ -52,14 +50,22 @@ def _built(settings: Mapping[str, Any]) -> dict[str, Method]:
     return found
 
 
-def main(config: Path = PAPER_CONFIG) -> None:
+def main(
+    config: Annotated[
+        list[Path] | None, typer.Argument(help="Laid over config/config.yaml, the paper's.")
+    ] = None,
+) -> None:
     """Print one line a method: its name and its count, and that of the GANs' discriminators."""
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        settings = read_configuration(config or [])
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
     counts = {**parameter_counts(settings), **discriminator_counts(settings)}
     width = max(map(len, counts))
     for name, count in counts.items():
-        print(f"{name:<{width}}  {count}")
+        typer.echo(f"{name:<{width}}  {count}")
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]))
+    typer.run(main)

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline import backend
 from pipeline.config_models import check_models
+from pipeline.config_values import convert
 from pipeline.errors import InputError
 from pipeline.experiment import models_of
 from pipeline.geometry import check_geometry, grid_from, ring_from
@@ -18,13 +19,13 @@ from pipeline.subjects import Subject, read_subjects
 from pipeline.variants import check_different, check_names
 
 
-def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
+def check(config: dict[str, Any], schema: Path) -> dict[str, Subject]:
     """Refuse a configuration that is misspelt, out of range or contradictory.
 
     Parameters
     ----------
-    config
-        The merged configuration.
+    config : dict
+        The merged configuration; texts of numbers become numbers, see `pipeline.config_values`.
     schema : Path
         JSON schema as YAML.
 
@@ -39,6 +40,7 @@ def check(config: Mapping[str, Any], schema: Path) -> dict[str, Subject]:
         Naming the key, its value and the remedy.
     """
     rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
+    convert(config, rules)
     _check_schema(config, rules)
     if config["name"] == "labels":
         problem = "is 'labels', and data/labels has the phantoms' labels"
@@ -110,18 +112,8 @@ def _as_input_error(error: Any) -> InputError:
     problem, remedy = f"is {error.instance!r}", f"give {_wanted(error.schema)}."
     if error.validator_value == "string" and not isinstance(error.instance, dict | list):
         remedy += " In YAML, quotes make a text of a number or of a word like null or no."
-    if isinstance(error.instance, str) and error.validator == "type" and _is_number(error.instance):
-        problem += " as text (YAML takes numbers like 5.0e+6, not 5e6 or '5')"
     meaning = error.schema.get("description", "").strip()
     return InputError(where, problem, f"{remedy} {meaning}".strip())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 WANTED = {

@@ -216,12 +216,6 @@ def test_bad_values_are_named_with_what_is_wanted(path, value, wanted):
     assert error.remedy.endswith(".")
 
 
-@pytest.mark.parametrize("text", ["5e6", "5.0e6", "5"])
-def test_numbers_that_yaml_takes_for_text_are_explained(text):
-    problem = refusal(simulation__prompts_per_slice=text).problem
-    assert problem == f"is {text!r} as text (YAML takes numbers like 5.0e+6, not 5e6 or '5')"
-
-
 def test_values_in_lists_are_named_by_their_position():
     error = refusal(network__multipliers=[1, 2, 0, 8])
     assert (error.where, error.problem) == ("network.multipliers.2", "is 0")

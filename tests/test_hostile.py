@@ -246,7 +246,7 @@ CONFIGURATION = [
         ("missing key", nothing, checked(seed=DELETE), ("lacks seed", "config/config.yaml")),
         ("missing section", nothing, checked(osem=None), ("osem: is None", "a section with keys")),
         ("text", nothing, checked(seed="one"), ("seed: is 'one'", "give a whole number")),
-        ("number as text", nothing, checked(slices__pixel_mm="2e0"), ("'2e0' as text", "5.0e+6")),
+        ("no number", nothing, checked(slices__pixel_mm="2,5"), ("is '2,5'", "a number")),
         ("no whole number", nothing, checked(seed=1.5), ("seed: is 1.5", "a whole number")),
         ("truth value", nothing, checked(seed=True), ("seed: is True", "a whole number")),
         ("NaN", nothing, checked(slices__pixel_mm=np.nan), ("pixel_mm: is nan", "a number")),
@@ -270,7 +270,7 @@ CONFIGURATION = [
         ("table without columns", *jobs.table(b"a\tb\n"), ("lacks the columns", "separated by")),
         ("two splits", *jobs.table(jobs.TWICE), ("t.tsv, line 3: subject04", "keep one of the")),
         ("with code", *jobs.overlay(jobs.YAML_CODE), ("t.yaml: is no", "os.system", "correct it")),
-        ("a list", *jobs.overlay(b"- 1"), ("t.yaml: is no configuration", "correct it")),
+        ("a list", *jobs.overlay(b"- 1"), ("t.yaml: is no configuration", "give sections")),
     )
 ]
 

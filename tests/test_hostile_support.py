@@ -24,8 +24,8 @@ from test_brainweb import CODES, LABELS, PACKED, minc, some_labels
 from test_brainweb_download import Server, answer
 from test_config_support import ROOT, SCHEMA, changed
 
-from models import recompute
 from pipeline import brainweb, config
+from pipeline.config_files import read_configuration
 from pipeline.job import job
 
 MEMORY = 512 * 2**20
@@ -361,4 +361,4 @@ def table(content):
 
 def overlay(content):
     """A configuration file, and its reading outside of Snakemake."""
-    return laid("t.yaml", content), lambda: recompute.configuration([Path("t.yaml")])
+    return laid("t.yaml", content), lambda: read_configuration([Path("t.yaml")])

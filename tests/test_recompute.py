@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-import yaml
 from test_models_support import job, make_shard, settings
 from typer import Typer
 from typer.testing import CliRunner
@@ -9,7 +8,7 @@ from typer.testing import CliRunner
 from models import checkpoints
 from models.dataset import Scales, SliceKey
 from models.evaluate import evaluate
-from models.recompute import configuration, main, recompute
+from models.recompute import main, recompute
 from models.reconstruct import reconstruct
 from pipeline.errors import InputError
 
@@ -80,12 +79,11 @@ def test_weights_other_than_the_tables_are_refused(config, monkeypatch):
         recompute(config, "PnPNet", SliceKey("subject41", 0, 12))
 
 
-def test_command_compares_and_fails_where_a_psnr_differs(config, tmp_path, monkeypatch):
-    overlay = tmp_path / "tiny.yaml"
-    overlay.write_text(yaml.safe_dump(config))
+def test_command_compares_and_fails_where_a_psnr_differs(config, monkeypatch):
+    monkeypatch.setattr("models.recompute.read_configuration", lambda overlays: config)
     app = Typer()
     app.command()(main)
-    asked = ["--model", "PnPNet", "--subject", "subject41", "--config", str(overlay)]
+    asked = ["--model", "PnPNet", "--subject", "subject41"]
     result = CliRunner().invoke(app, [*asked, "--slice", "12"])
     assert result.exit_code == 0, result.output
     assert "psnr_db" in result.output
@@ -95,11 +93,3 @@ def test_command_compares_and_fails_where_a_psnr_differs(config, tmp_path, monke
     assert "has no subject41, rotation 0, slice 99" in missing.output
     monkeypatch.setattr("models.recompute.TOLERANCE_DB", -1.0)
     assert CliRunner().invoke(app, [*asked, "--slice", "12"]).exit_code == 1
-
-
-def test_overlays_replace_single_values(tmp_path):
-    (tmp_path / "a.yaml").write_text("name: a\nsampling: {steps: 5}\n")
-    (tmp_path / "b.yaml").write_text("name: b\n")
-    plain, found = configuration([]), configuration([tmp_path / "a.yaml", tmp_path / "b.yaml"])
-    assert (found["name"], found["sampling"]["steps"]) == ("b", 5)
-    assert found["sampling"] == plain["sampling"] | {"steps": 5}

@@ -1,9 +1,9 @@
 import pytest
-import yaml
+from test_config_support import changed
 
 from models import METHODS
 from models.method import Method
-from models.summary import PAPER_CONFIG, discriminator_counts, main, parameter_counts
+from models.summary import discriminator_counts, main, parameter_counts
 from pipeline.errors import InputError
 
 COUNTS = {
@@ -18,12 +18,8 @@ COUNTS = {
 }
 
 
-def paper():
-    return yaml.safe_load(PAPER_CONFIG.read_text())
-
-
-def test_counts_of_the_paper():
-    assert parameter_counts(paper()) | discriminator_counts(paper()) == COUNTS
+def test_counts_of_the_changed():
+    assert parameter_counts(changed()) | discriminator_counts(changed()) == COUNTS
 
 
 def test_every_method_is_listed(capsys):
@@ -34,7 +30,7 @@ def test_every_method_is_listed(capsys):
 
 
 def test_a_missing_method_is_named():
-    config = paper()
+    config = changed()
     del config["methods"]["LegoPET"]
     with pytest.raises(InputError, match="lacks LegoPET"):
         parameter_counts(config)
