@@ -14,14 +14,14 @@ def test_the_profile_asks_for_what_each_rule_needs(tmp_path):
     blocks = re.findall(r"^rule (\w+):\n(?: {4}.+\n)*? {4}resources: (.+)", result.stdout, re.M)
     found = {rule: dict(re.findall(r"(\w+)=([^,]+)", text)) for rule, text in blocks}
     asked = {
-        rule: [found[rule].get(name) for name in ("mem_mb", "runtime", "gpu")]
+        rule: [found[rule].get(name) for name in ("runtime", "gpu")]
         for rule in ("osem", "train", "reconstruct", "sweep")
     }
     assert asked == {
-        "osem": ["2500", "30", None],
-        "train": ["16000", "1440", "1"],
-        "reconstruct": ["8000", "480", "1"],
-        "sweep": ["8000", "480", "1"],
+        "osem": ["30", None],
+        "train": ["1440", "1"],
+        "reconstruct": ["480", "1"],
+        "sweep": ["480", "1"],
     }
     assert found["train"]["slurm_extra"] == "--signal=TERM@120"
     del found["all"]

@@ -15,7 +15,7 @@ if others := subprocess.run(
 ).stdout.strip():
     raise WorkflowError(others)
 
-from pipeline import backend
+from pipeline import backend, memory
 from pipeline.code import code_hash
 from pipeline.config import check
 from pipeline.errors import InputError
@@ -67,6 +67,11 @@ def simulation_grid():
     return (
         "simulation" if config["simulation"]["oversampling"] > 1 else "reconstruction"
     )
+
+
+def finer(grid):
+    """Pixels a side of a grid in one of the reconstruction's."""
+    return config["simulation"]["oversampling"] if grid == "simulation" else 1
 
 
 def weights_of(model):

@@ -9,7 +9,7 @@ rule fetch:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory.fetch(config),
     params:
         source=config["source"],
         seed=config["seed"],
@@ -33,7 +33,7 @@ rule phantom:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory.phantom(config),
     params:
         seed=config["seed"],
         texture=config["texture"],
@@ -55,7 +55,7 @@ rule slices:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory.slices(config),
     params:
         seed=config["seed"],
         settings=config["slices"],
@@ -79,15 +79,11 @@ rule system_matrix:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=lambda wildcards: memory.system_matrix(config, finer(wildcards.grid)),
     params:
         scanner=config["scanner"],
         slices=config["slices"],
-        oversampling=lambda wildcards: (
-            config["simulation"]["oversampling"]
-            if wildcards.grid == "simulation"
-            else 1
-        ),
+        oversampling=lambda wildcards: finer(wildcards.grid),
         subsets=config["osem"]["subsets"],
         code=code_hash("system_matrix.py"),
     script:
@@ -108,7 +104,7 @@ rule sinogram:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
+        mem_mb=memory.sinogram(config, PROJECTOR),
     params:
         scanner=config["scanner"],
         slices=config["slices"],
@@ -134,7 +130,7 @@ rule osem:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
+        mem_mb=memory.osem(config, PROJECTOR),
     params:
         scanner=config["scanner"],
         slices=config["slices"],
@@ -159,7 +155,7 @@ rule fbp:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
+        mem_mb=memory.fbp(config),
     params:
         scanner=config["scanner"],
         slices=config["slices"],
@@ -185,7 +181,7 @@ rule shard:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.shard(config),
     params:
         split=lambda wildcards: SUBJECTS[wildcards.subject].split,
         code=code_hash("shard.py"),
@@ -211,7 +207,7 @@ rule preview:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.preview(config),
     params:
         code=code_hash("preview.py"),
     script:

@@ -14,7 +14,7 @@ rule reconstruct:
     threads: job_threads()
     resources:
         gpu=gpus(1),
-        mem_mb=8000,
+        mem_mb=lambda wildcards: memory.reconstruct(config, MODELS[wildcards.model]),
     params:
         settings=lambda wildcards: settings_of(
             wildcards.model, "network", "training", "sampling"
@@ -39,7 +39,7 @@ rule metrics:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory.metrics(config),
     params:
         models=EVALUATED,
         code=code_hash("metrics.py"),
@@ -58,7 +58,7 @@ rule join_metrics:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.tables(config),
     params:
         code=code_hash("join_metrics.py"),
     script:
@@ -86,7 +86,7 @@ rule table1:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory.table1(config),
     params:
         models=EVALUATED,
         rows=rows(EVALUATED),
@@ -113,7 +113,7 @@ rule panel:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory.images(config),
     params:
         models=list(rows(EVALUATED)),
         positions=config["evaluation"]["figure_positions"],
@@ -138,7 +138,7 @@ rule regional_bias:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.tables(config),
     params:
         models=list(rows(EVALUATED)),
         code=code_hash("regional_bias.py"),
@@ -163,7 +163,7 @@ rule uncertainty:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory.images(config),
     params:
         model=UNCERTAINTY,
         positions=config["evaluation"]["figure_positions"],
@@ -188,7 +188,7 @@ rule calibration:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.tables(config),
     params:
         code=code_hash("calibration.py"),
     script:
@@ -211,7 +211,9 @@ rule sweep:
     threads: job_threads()
     resources:
         gpu=gpus(1),
-        mem_mb=8000,
+        mem_mb=lambda wildcards: memory.sweep(
+            config, wildcards.sweep, MODELS[wildcards.model]
+        ),
     params:
         settings=lambda wildcards: settings_of(
             wildcards.model, "network", "training", "sampling"
@@ -238,7 +240,7 @@ rule epochs:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.tables(config),
     params:
         models=SWEEPS["epochs"]["models"],
         rows=rows(SWEEPS["epochs"]["models"]),
@@ -263,7 +265,7 @@ rule guidance:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.tables(config),
     params:
         code=code_hash("guidance.py"),
     script:
@@ -286,7 +288,7 @@ rule samplers:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.tables(config),
     params:
         code=code_hash("samplers.py"),
     script:
@@ -320,7 +322,7 @@ rule provenance:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory.provenance(config),
     params:
         # Not inputs: whoever has deleted them once there are shards need not make them again.
         inputs=[
