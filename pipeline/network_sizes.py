@@ -48,6 +48,11 @@ def size_of(model: Model, network: Mapping[str, Any]) -> Size:
     return SIZES[model.method](network, model.settings)
 
 
+LAYOUTS = 4
+"""Copies of a layer's input and output where it predicts many slices: the library of convolutions
+has layouts of its own. Measured, of networks with large kernels."""
+
+
 def feature_numbers(network: Mapping[str, Any]) -> int:
     """Numbers of PnPNet's features of one slice: a tensor a stage, two of the middle."""
     stages = _stages(network)
@@ -135,7 +140,7 @@ def _deeppet(network: Mapping[str, Any], settings: Mapping[str, Any]) -> Size:
         kept += 2 * counts[stage] * out * here  # convolution and norm; the ReLU works in place
         if number >= len(counts):
             kept += channels * here  # doubled
-        live = max(live, (channels + 3 * out) * here)
+        live = max(live, (channels + LAYOUTS * 3 * out) * here)
         channels = out
     kept += channels * positions
     return Size(weights + 9 * channels, 0, kept, kept, max(live, 2 * channels * positions))
@@ -152,7 +157,7 @@ def _gan(network: Mapping[str, Any], settings: Mapping[str, Any]) -> Size:
     middle = 7 * 4 * width / 16 * blocks * positions
     patches = (1 + 2 * 2 / 4 + 2 * 4 / 16 + 2 * 8 / 16) * judge / 4 * positions
     kept = round(2 * ends + middle + 2 * patches)
-    return Size(weights, others, kept, kept, 4 * width * positions)
+    return Size(weights, others, kept, kept, LAYOUTS * 4 * width * positions)
 
 
 SIZES = {
