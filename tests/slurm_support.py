@@ -33,6 +33,8 @@ SlurmdPidFile={folder}/slurmd.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 ReturnToService=2
+# Seconds that jobs which ended are known: they are asked about once all others ended, too.
+MinJobAge=86400
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 PreemptType=preempt/partition_prio
