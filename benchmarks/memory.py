@@ -110,7 +110,9 @@ def overlay(name: str) -> dict[str, Any]:
 
 def configuration(name: str) -> dict[str, Any]:
     """Give a configuration of `CONFIGURATIONS` as the workflow sees it."""
-    result: dict[str, Any] = yaml.safe_load((ROOT / "config/config.yaml").read_text("utf-8"))
+    result: dict[str, Any] = yaml.safe_load(
+        (ROOT / "config/config.yaml").read_text(encoding="utf-8")
+    )
     update_config(result, overlay(name))
     return result
 
