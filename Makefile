@@ -63,11 +63,11 @@ test: lint
 
 # Debian and root: it installs SLURM, starts its daemons, and ends them. Elsewhere it says why not.
 test-slurm: $(READY)
-	$(BIN)/python -m pytest -rs tests/slurm_dag.py
+	$(BIN)/python -m pytest -rs -m slurm
 
 # One kill in each rule, and more in training.
 faults: $(READY)
-	$(BIN)/python -m pytest --kills 36 tests/faults
+	$(BIN)/python -m pytest --kills 36 tests/robustness/test_faults.py
 
 audit: $(READY)
 	$(BIN)/python -m tools.audit

@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--brainweb DIR] [--only small large mini paper]
 
-Prints the lines of ``tests/measured_memory.csv``, with which `pipeline.memory` is tested. Each
+Prints the lines of ``tests/measured_memory.csv``, with which `pipeline.jobs.memory` is tested. Each
 configuration is one run of the workflow on three subjects, one job at a time, in few steps: what a
 job holds does not depend on their number. "mini" and "paper" take
 BrainWeb's own volumes.

@@ -1,9 +1,10 @@
 """One training step and one sampling step of every method as configured, and reading of slices.
 
 Every method has a process of its own, one after the other, so that its peak memory is its own. A
-training step is what `models.training` does with one batch (all networks of the method, backward
-passes and optimisers); a sampling step is one pass of what reconstructs the batch. LegoPET's PnPNet
-has random weights here. Floating-point operations are counted by PyTorch in one more step.
+training step is what `models.training.train` does with one batch (all networks of the method,
+backward passes and optimisers); a sampling step is one pass of what reconstructs the batch.
+LegoPET's PnPNet has random weights here. Floating-point operations are counted by PyTorch in one
+more step.
 
     python -m benchmarks.methods [--shards FILE ...] [--batch 4] [--turns 2] [--threads 2]
 
@@ -25,12 +26,14 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import METHODS, checkpoints
-from models.dataset import Batch, BatchOrder, Scales, ShardSlices, batches
-from models.optimisation import make_optimiser
-from models.seeds import generator
-from pipeline import hdf5
-from pipeline.shards import SHARD
+from models.dataset import Batch, Scales, ShardSlices
+from models.draws import generator
+from models.loader import batches
+from models.registry import METHODS, build
+from models.training.optim import make_optimiser
+from models.training.order import BatchOrder
+from pipeline.shard import SHARD
+from pipeline.storage import hdf5
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
@@ -78,11 +81,9 @@ def measure(name: str, paths: list[Path], batch: int, turns: int, threads: int) 
     """Run one method; in a process of its own."""
     torch.set_num_threads(threads)
     own = SETTINGS["methods"][name]
-    method = checkpoints.build(name, SETTINGS["network"], own)
+    method = build(name, SETTINGS["network"], own)
     if source := own.get("features"):
-        method.use_features(
-            checkpoints.build(source, SETTINGS["network"], SETTINGS["methods"][source])
-        )
+        method.use_features(build(source, SETTINGS["network"], SETTINGS["methods"][source]))
     optimisers = {part: make_optimiser(module, own) for part, module in method.parts.items()}
     slices = first_batch(paths, batch, own["conditioning"])
 

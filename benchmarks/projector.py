@@ -21,15 +21,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from pipeline.forward_model import ForwardModel
-from pipeline.geometry import Grid, Ring
 from pipeline.osem import osem
-from pipeline.projector import (
-    ParallelprojProjector,
-    Projector,
-    SparseProjector,
-    system_matrices,
-)
+from pipeline.tomography.forward_model import ForwardModel
+from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.projectors import ParallelprojProjector, Projector, SparseProjector
+from pipeline.tomography.system_matrix import system_matrices
 
 RING = Ring(blocks=56, crystals_per_block=9, radius_mm=328.0, pitch_mm=4.09, radial_trim=124)
 GRID = Grid(256, 2.0863)

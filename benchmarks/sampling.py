@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from models import checkpoints, metrics
-from models.dataset import Batch, ShardSlices, batches
+from models.dataset import Batch, ShardSlices
+from models.loader import batches
 
 ROOT = Path(__file__).parents[1]
 

@@ -30,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.unet import UNet, trainable_parameters
+from models.methods.base import trainable_parameters
+from models.networks.unet import UNet
 
 REFERENCE = Path(__file__).parents[1] / ".reference"
 PACKAGE = "denoising_diffusion_pytorch"

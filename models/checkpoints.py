@@ -3,9 +3,6 @@
 import hashlib
 import json
 import math
-import pickle
-import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from models import METHODS
 from models.dataset import Scales
-from models.method import Method
-from pipeline.errors import InputError
-from pipeline.files import Sink, atomic, check_readable
-from pipeline.system_errors import unreadable
+from models.methods.base import Method
+from models.registry import METHODS, build
+from pipeline.storage.errors import InputError
+from pipeline.storage.files import atomic, check_readable
+from pipeline.storage.system_errors import unreadable
 
 METADATA_KEY = "legopet"
 """One key with all metadata: safetensors does not keep the order of several."""
@@ -48,7 +45,7 @@ class Metadata:
     model : str
         Name of the model in the configuration.
     method : str
-        Name in ``models.METHODS``.
+        Name in `models.registry.METHODS`.
     network, settings : dict
         The configuration's ``network``, and the model's settings.
     seed : int
@@ -88,21 +85,6 @@ class Metadata:
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 return f"the scale {value!r} of {name}"
         return None
-
-
-def build(name: str, network: Mapping[str, Any], settings: Mapping[str, Any]) -> Method:
-    """Make a method with fresh weights, its convolutions laid out for speed (channels last).
-
-    Raises
-    ------
-    InputError
-        If there is no method of that name.
-    """
-    if name not in METHODS:
-        raise InputError(f"methods.{name}", "is not a method", f"choose from {sorted(METHODS)}")
-    method = METHODS[name](network, settings)
-    method.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return method
 
 
 def sha256(path: Path) -> str:
@@ -227,7 +209,7 @@ def load(
     weights : str
         "raw", or "ema" for their moving average.
     model : mapping or None
-        The model that they must be of, a `pipeline.experiment.Model` as a dict; None for any.
+        The model that they must be of, a `pipeline.jobs.experiment.Model` as a dict; None for any.
 
     Raises
     ------
@@ -332,65 +314,6 @@ def attach_features(method: Method, metadata: Metadata, features: Path | None) -
 
 
 # --- working checkpoints -------------------------------------------------------------------------
-
-
-def save_working(path: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of a run (tensors, numbers, strings, and dicts and lists of them).
-
-    Raises
-    ------
-    InputError
-        If the file cannot be written.
-    """
-    with atomic(path) as temporary, Sink(temporary) as sink:
-        torch.save(dict(state), sink)
-
-
-def load_working(path: Path) -> dict[str, Any]:
-    """Read what `save_working` wrote; nothing that a file names is ever run.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged, or holds anything but tensors and plain values.
-    """
-    with restoring(path):
-        _check_archive(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__}")
-        return state
-
-
-@contextmanager
-def restoring(path: Path) -> Iterator[None]:
-    """Say that a working checkpoint is damaged if what is done with it fails."""
-    remedy = f"delete {path.parent} to start this run anew"
-    check_readable(path, "checkpoint", remedy)
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        # PyTorch's text advises to load the file with weights_only=False, which would run it.
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = named[1] if named else "objects of other kinds"
-        problem = f"holds {what} beside tensors and plain values, and was not loaded"
-        raise InputError(path, problem, remedy) from error
-    except InputError:
-        raise
-    except Exception as error:  # torch and zipfile let through all that their parsers raise
-        problem = f"is damaged ({type(error).__name__}: {error})"
-        raise unreadable(path, error, problem, remedy) from error
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse damaged and packed entries: torch checks no checksums, and unpacks without limit."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("its entries are packed, or overlap")
-        if (name := archive.testzip()) is not None:
-            raise ValueError(f"the checksum of {name} is wrong")
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

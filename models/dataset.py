@@ -1,8 +1,7 @@
 """From shards to normalised batches and back: the one place where units change."""
 
 import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,12 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from models.seeds import generator
-from pipeline import hdf5, shards
-from pipeline.errors import InputError
-from pipeline.spacing import evenly_spaced
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import SHARD
+from pipeline.tomography.spacing import evenly_spaced
 
 
 class SliceKey(NamedTuple):
@@ -80,7 +79,7 @@ class Scales:
         """
         maxima = {"sinogram": 0.0, "osem": 0.0}
         for path in paths:
-            with shards.opened(path) as file:
+            with hdf5.opened(path, SHARD) as file:
                 for name in maxima:
                     for index in range(len(file[name])):
                         largest = float(hdf5.finite(file[name], index).max())
@@ -180,7 +179,7 @@ class ShardSlices(Dataset[dict[str, Any]]):
         self._open_files: dict[int, h5py.File] = {}
         self._owner = os.getpid()
         for number, path in enumerate(self.paths):
-            with shards.opened(path) as file:
+            with hdf5.opened(path, SHARD) as file:
                 _check_shape(file, size)
                 names = (hdf5.finite(file[name]) for name in ("rotation", "slice_index"))
                 rows = zip(*names, strict=True)
@@ -245,7 +244,7 @@ class ShardSlices(Dataset[dict[str, Any]]):
         if file is None:
             if len(self._open_files) == OPEN_FILES:
                 self._open_files.pop(next(iter(self._open_files))).close()
-            file = hdf5.unchecked(self.paths[number], shards.SHARD)
+            file = hdf5.unchecked(self.paths[number], SHARD)
         self._open_files[number] = file  # the last used is the last
         return file
 
@@ -264,119 +263,3 @@ def _check_shape(file: h5py.File, size: int) -> None:
 
 
 # --- batches -----------------------------------------------------------------------------------
-
-
-class BatchOrder(Sampler[list[int]]):
-    """The batches of steps ``start`` to ``stop``: a pure function of (seed, epoch).
-
-    Every epoch visits all slices once in an order drawn from (seed, epoch); its last batch may be
-    smaller. A run that starts at step k therefore sees what an uninterrupted one sees from there.
-
-    With ``share = (rank, world)`` it gives every world-th slice of each batch; where there are not
-    enough, the batch's first slice stands in (see `weight`).
-    """
-
-    def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        seed: int,
-        start: int,
-        stop: int,
-        share: tuple[int, int] = (0, 1),
-    ):
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.start, self.stop = start, stop
-        self.rank, self.world = share
-        self.steps_per_epoch = steps_per_epoch(count, batch_size)
-        self._epoch, self._order = -1, list[int]()
-
-    def __len__(self) -> int:
-        return max(0, self.stop - self.start)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start, self.stop):
-            batch = self.batch(step)
-            yield batch[self.rank :: self.world] or batch[:1]
-
-    def batch(self, step: int) -> list[int]:
-        """Give the joint batch of a step."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            draw = generator(self.seed, "epoch", epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.count, generator=draw).tolist()
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
-
-    def weight(self, step: int) -> float:
-        """Give this share's part of the joint batch, a stand-in counting nothing."""
-        batch = self.batch(step)
-        return len(batch[self.rank :: self.world]) / len(batch)
-
-
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Batches needed for ``count`` slices."""
-    return -(-count // batch_size)
-
-
-def in_order(indices: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Cut indices into batches without changing their order."""
-    firsts = range(0, len(indices), batch_size)
-    return [list(indices[first : first + batch_size]) for first in firsts]
-
-
-def batches(
-    dataset: ShardSlices, order: Sampler[list[int]] | Sequence[list[int]], workers: int, pin: bool
-) -> Iterator[Batch]:
-    """Read batches in the given order.
-
-    Parameters
-    ----------
-    order : iterable of lists of int
-        `BatchOrder`, or the batches' indices themselves.
-    workers : int
-        Reading processes; 0 reads in this one.
-    pin : bool
-        Page-locked memory, for copies to a GPU.
-
-    Raises
-    ------
-    InputError
-        From `ShardSlices`, whichever process met it.
-    """
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin,
-        worker_init_fn=_ignore_stop_requests,
-    )
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            raise InputError(*batch)
-        yield batch
-
-
-def _ignore_stop_requests(_: int) -> None:
-    # Ctrl-C and schedulers signal all processes of a job. The one that is served decides when to
-    # stop, and until then it needs its readers.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-class _Failure(NamedTuple):
-    """An `InputError` that can be pickled."""
-
-    where: str
-    problem: str
-    remedy: str
-
-
-def _collate(items: list[Mapping[str, Any]] | InputError) -> Batch | _Failure:
-    if isinstance(items, InputError):
-        return _Failure(items.where, items.problem, items.remedy)
-    return Batch(
-        torch.stack([item["inputs"] for item in items]),
-        torch.stack([item["image"] for item in items]),
-        [item["key"] for item in items],
-    )

@@ -10,8 +10,8 @@ from lightning_fabric.plugins.environments import LightningEnvironment, TorchEla
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.processes import OWN, adopt_launcher
+from pipeline.jobs.launch import OWN, adopt_launcher
+from pipeline.storage.errors import InputError
 
 
 def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabric:

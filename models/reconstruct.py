@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from models import checkpoints
-from models.dataset import ShardSlices, batches, in_order
+from models.dataset import ShardSlices
 from models.devices import make_fabric
-from models.method import check_finite
-from pipeline import hdf5
-from pipeline.kinds import RECONSTRUCTION
+from models.loader import batches, in_order
+from models.methods.base import check_finite
+from pipeline.storage import hdf5
+from pipeline.storage.kinds import RECONSTRUCTION
 
 
 class Reconstructor:
@@ -26,8 +27,9 @@ class Reconstructor:
     features : Path or None
         Weights of the model whose features this one was trained with.
     settings : mapping
-        ``model`` (a `pipeline.experiment.Model` as a dict), and the configuration's ``network``,
-        ``training`` (device, precision) and ``sampling`` (which weights, slices at a time).
+        ``model`` (a `pipeline.jobs.experiment.Model` as a dict), and the configuration's
+        ``network``, ``training`` (device, precision) and ``sampling`` (which weights, slices at a
+        time).
     threads : int
         CPU cores that may be used.
 
@@ -136,7 +138,7 @@ def reconstruct(
     shard : Path
         One subject.
     output : Path
-        A file of kind `pipeline.kinds.RECONSTRUCTION`.
+        A file of kind `pipeline.storage.kinds.RECONSTRUCTION`.
     weights, settings, features, threads
         See `Reconstructor`.
     """

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from models import METHODS
-from models.method import Method
-from models.unet import trainable_parameters
-from pipeline.config_files import read_configuration
-from pipeline.errors import InputError
+from models.methods.base import Method, trainable_parameters
+from models.registry import METHODS, load
+from pipeline.jobs.config_files import read_configuration
+from pipeline.storage.errors import InputError
 
 
 def parameter_counts(settings: Mapping[str, Any]) -> dict[str, int]:
@@ -42,11 +41,11 @@ def discriminator_counts(settings: Mapping[str, Any]) -> dict[str, int]:
 
 def _built(settings: Mapping[str, Any]) -> dict[str, Method]:
     found = {}
-    for name, method in METHODS.items():
+    for name in METHODS:
         if name not in settings["methods"]:
             raise InputError("methods", f"lacks {name}", "take it from config/config.yaml")
         with torch.device("meta"):
-            found[name] = method(settings["network"], settings["methods"][name])
+            found[name] = load(name)(settings["network"], settings["methods"][name])
     return found
 
 

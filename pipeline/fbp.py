@@ -10,10 +10,10 @@ import scipy.fft
 import scipy.sparse
 import torch
 
-from pipeline import hdf5
-from pipeline.geometry import Grid, Ring, field_of_view
-from pipeline.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
-from pipeline.projector import torch_csr
+from pipeline.storage import hdf5
+from pipeline.storage.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
+from pipeline.tomography.geometry import Grid, Ring, field_of_view
+from pipeline.tomography.projectors import torch_csr
 
 
 class FilteredBackProjection:
@@ -116,7 +116,7 @@ def arc_correction(
     Parameters
     ----------
     radial_mm, angle : arrays (view, radial)
-        From `pipeline.geometry.Ring.radial_and_angle`.
+        From `pipeline.tomography.geometry.Ring.radial_and_angle`.
     angles, distances_mm : arrays (view,), (distance,)
         The parallel lines.
 

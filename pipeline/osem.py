@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.nn.functional import threshold
 
-from pipeline import hdf5
-from pipeline.forward_model import ForwardModel
-from pipeline.kinds import OSEM, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
-from pipeline.projector import Projector
+from pipeline.storage import hdf5
+from pipeline.storage.kinds import OSEM, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
+from pipeline.tomography.forward_model import ForwardModel
+from pipeline.tomography.projectors import Projector
 
 SLICES_AT_A_TIME = 25
 """Columns of the matrices: few enough for a core's cache, enough to read the matrix seldom."""

@@ -8,10 +8,10 @@ import brainweb
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from pipeline import hdf5
-from pipeline.errors import InputError
-from pipeline.kinds import LABELS, PHANTOM
-from pipeline.seeds import generator
+from pipeline.jobs.seeds import generator
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import LABELS, PHANTOM
 
 
 def class_values(values: Any) -> np.ndarray:
@@ -47,7 +47,7 @@ def add_texture(
     sigma_voxels : float
         Standard deviation of the Gaussian that smooths r.
     rng
-        From `pipeline.seeds.generator`.
+        From `pipeline.jobs.seeds.generator`.
     """
     noise = rng.random(activity.shape, dtype=np.float32)
     noise = gaussian_filter(noise, sigma_voxels, mode="constant")

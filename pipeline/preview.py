@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.errors import InputError, escape_printing
-from pipeline.files import atomic, check_readable
-from pipeline.hdf5 import SCHEMA_VERSION, finite, stored
-from pipeline.spacing import evenly_spaced
-from pipeline.system_errors import unreadable
+from pipeline.storage.errors import InputError, escape_printing
+from pipeline.storage.files import atomic, check_readable
+from pipeline.storage.hdf5 import SCHEMA_VERSION, finite, stored
+from pipeline.storage.system_errors import unreadable
+from pipeline.tomography.spacing import evenly_spaced
 
 SHOWN = 6
 """Images of each dataset on a contact sheet."""

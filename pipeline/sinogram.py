@@ -8,11 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline import hdf5
-from pipeline.forward_model import ForwardModel
-from pipeline.kinds import SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
-from pipeline.projector import Projector
-from pipeline.seeds import generator
+from pipeline.jobs.seeds import generator
+from pipeline.storage import hdf5
+from pipeline.storage.kinds import SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
+from pipeline.tomography.forward_model import ForwardModel
+from pipeline.tomography.projectors import Projector
 
 PER_CM_TO_PER_MM = 0.1
 

@@ -14,12 +14,12 @@ import h5py
 import numpy as np
 from scipy.ndimage import affine_transform, convolve1d
 
-from pipeline import hdf5
-from pipeline.errors import InputError
-from pipeline.geometry import Grid
-from pipeline.kinds import PHANTOM, SLICES
-from pipeline.seeds import generator
-from pipeline.spacing import evenly_spaced
+from pipeline.jobs.seeds import generator
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import PHANTOM, SLICES
+from pipeline.tomography.geometry import Grid
+from pipeline.tomography.spacing import evenly_spaced
 
 GREY_MATTER, WHITE_MATTER = 2, 3
 """BrainWeb classes that make up the brain."""
@@ -171,7 +171,7 @@ def check_field_of_view(planes: np.ndarray, voxel_mm: np.ndarray, radius_mm: flo
     voxel_mm : array (2,)
         Their pixel size along y and x.
     radius_mm : float
-        From `pipeline.geometry.field_of_view_mm`.
+        From `pipeline.tomography.geometry.field_of_view_mm`.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def slices(
         Activity and attenuation are wanted on a grid this many times finer than the
         reconstruction's; labels on the latter.
     field_of_view_mm : float
-        Radius; see `pipeline.geometry.field_of_view_mm`.
+        Radius; see `pipeline.tomography.geometry.field_of_view_mm`.
 
     Raises
     ------

@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_workflow_support import SUBJECTS, cannot_be_offline, snakemake, workplace
 
-from pipeline import hdf5
-from pipeline.geometry import Grid, Ring
-from pipeline.kinds import SINOGRAM, SLICES
-from pipeline.projector import SparseProjector, system_matrices
+from helpers.workflow import SUBJECTS, cannot_be_offline, snakemake, workplace
+from pipeline.storage import hdf5
+from pipeline.storage.kinds import SINOGRAM, SLICES
+from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.projectors import SparseProjector
+from pipeline.tomography.system_matrix import system_matrices
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=5, help="kills of the workflow in tests/faults")
+    parser.addoption("--kills", type=int, default=5, help="kills of the workflow by test_faults.py")
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,14 @@ if others := subprocess.run(
 ).stdout.strip():
     raise WorkflowError(others)
 
-from pipeline import backend, memory
-from pipeline.code import code_hash
-from pipeline.config import check
-from pipeline.errors import InputError
-from pipeline.experiment import models_of, replicates
-from pipeline.geometry import field_of_view_mm, grid_from, ring_from
+from pipeline.tomography import backend
+from pipeline.jobs import memory
+from models.registry import METHODS
+from pipeline.jobs.code_hash import code_hash
+from pipeline.jobs.config import check
+from pipeline.storage.errors import InputError
+from pipeline.jobs.experiment import models_of, replicates
+from pipeline.tomography.geometry import field_of_view_mm, grid_from, ring_from
 
 try:
     SUBJECTS = check(
@@ -83,6 +85,13 @@ def features_of(wildcards):
     """Weights of the model whose features a model uses, or nothing where it uses none."""
     wanted = MODELS[wildcards.model].settings.get("features")
     return weights_of(wanted) if wanted else []
+
+
+def code_of(script, model):
+    """Hash of the code that a script runs for a model: of its method, and of no other."""
+    own = MODELS[model]
+    used = [own, *(MODELS[name] for name in [own.settings.get("features")] if name)]
+    return code_hash(script, *(METHODS[each.method] for each in used))
 
 
 def shown():

@@ -19,7 +19,7 @@ rule reconstruct:
         settings=lambda wildcards: settings_of(
             wildcards.model, "network", "training", "sampling"
         ),
-        code=code_hash("reconstruct.py"),
+        code=lambda wildcards: code_of("reconstruct.py", wildcards.model),
     script:
         "../scripts/reconstruct.py"
 
@@ -219,7 +219,7 @@ rule sweep:
             wildcards.model, "network", "training", "sampling"
         ),
         sweep=lambda wildcards: SWEEPS[wildcards.sweep],
-        code=code_hash("sweep.py"),
+        code=lambda wildcards: code_of("sweep.py", wildcards.model),
     script:
         "../scripts/sweep.py"
 

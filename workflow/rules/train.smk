@@ -22,7 +22,7 @@ rule train:
         # Outputs are deleted when a job fails or starts again; what training resumes from is not.
         run_dir=f"{RESULTS}/runs/{{model}}",
         settings=lambda wildcards: settings_of(wildcards.model, "network", "training"),
-        code=code_hash("train.py"),
+        code=lambda wildcards: code_of("train.py", wildcards.model),
     script:
         "../scripts/train.py"
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from models.plots import calibration, save
-from pipeline.job import job
+from models.report.curves import calibration, save
+from pipeline.jobs.job import job
 
 with job(snakemake):
     save(calibration(Path(snakemake.input[0])), Path(snakemake.output[0]))

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from models.plots import epochs, save
-from pipeline.job import job
+from models.report.curves import epochs, save
+from pipeline.jobs.job import job
 
 with job(snakemake):
     table = dict(zip(snakemake.params.models, map(Path, snakemake.input), strict=True))

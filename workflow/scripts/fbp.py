@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from pipeline.fbp import reconstruct
-from pipeline.geometry import Grid, Ring
-from pipeline.job import job
+from pipeline.jobs.job import job
+from pipeline.tomography.geometry import Grid, Ring
 
 with job(snakemake):
     reconstruct(

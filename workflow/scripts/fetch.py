@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from pipeline import brainweb, mni152
-from pipeline.job import job
-from pipeline.subjects import read_subjects
+from pipeline.jobs.job import job
+from pipeline.sources import brainweb, mni152
+from pipeline.sources.subjects import read_subjects
 
 with job(snakemake):
     output, subject = Path(snakemake.output[0]), snakemake.wildcards.subject

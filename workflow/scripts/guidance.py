@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from models.plots import guidance, save
-from pipeline.job import job
+from models.report.curves import guidance, save
+from pipeline.jobs.job import job
 
 with job(snakemake):
     save(guidance([Path(table) for table in snakemake.input]), Path(snakemake.output[0]))

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from models.measurements import join_tables
-from pipeline.job import job
+from models.evaluation.metrics_table import join_tables
+from pipeline.jobs.job import job
 
 with job(snakemake):
     join_tables(map(Path, snakemake.input), Path(snakemake.output[0]))

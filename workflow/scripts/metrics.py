@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from models.checkpoints import read_metadata
-from models.evaluate import evaluate
-from pipeline.job import job
+from models.evaluation.evaluate import evaluate
+from pipeline.jobs.job import job
 
 with job(snakemake):
     files = map(Path, snakemake.input.reconstructions)

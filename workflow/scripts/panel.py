@@ -1,9 +1,9 @@
 from pathlib import Path
 
 from models.checkpoints import read_metadata
-from models.figures import panel
-from models.plots import save
-from pipeline.job import job
+from models.report.curves import save
+from models.report.images import panel
+from pipeline.jobs.job import job
 
 with job(snakemake):
     shards = [Path(shard) for shard in snakemake.input.shards]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from pipeline.job import job
+from pipeline.jobs.job import job
 from pipeline.phantom import phantom
 
 with job(snakemake):

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from pipeline.job import job
+from pipeline.jobs.job import job
 from pipeline.preview import contact_sheet
 
 with job(snakemake):

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from pipeline.job import job
-from pipeline.provenance import Sources, write
+from pipeline.jobs.job import job
+from pipeline.jobs.provenance import Sources, write
 
 
 def paths(names):

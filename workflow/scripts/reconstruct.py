@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from models.reconstruct import reconstruct
-from pipeline.job import job
+from pipeline.jobs.job import job
 
 with job(snakemake):
     reconstruct(

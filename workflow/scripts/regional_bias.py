@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from models.plots import regional_bias, save
-from pipeline.job import job
+from models.report.curves import regional_bias, save
+from pipeline.jobs.job import job
 
 with job(snakemake):
     figure = regional_bias(Path(snakemake.input[0]), snakemake.params.models)

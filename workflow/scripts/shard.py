@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from pipeline.job import job
-from pipeline.shards import build
+from pipeline.jobs.job import job
+from pipeline.shard import build
 
 with job(snakemake):
     build(

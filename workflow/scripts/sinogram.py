@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from pipeline import projector
-from pipeline.geometry import Grid, Ring
-from pipeline.job import job
+from pipeline.jobs.job import job
 from pipeline.sinogram import sinogram
+from pipeline.tomography import projectors
+from pipeline.tomography.geometry import Grid, Ring
 
 with job(snakemake):
     grid = Grid(snakemake.params.slices["size"], snakemake.params.slices["pixel_mm"])
@@ -11,7 +11,7 @@ with job(snakemake):
         Path(snakemake.input.slices),
         Path(snakemake.output[0]),
         snakemake.params.simulation,
-        projector.load(
+        projectors.load(
             snakemake.params.projector,
             Ring(**snakemake.params.scanner),
             grid.finer(snakemake.params.simulation["oversampling"]),

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from pipeline.job import job
+from pipeline.jobs.job import job
 from pipeline.slices import slices
 
 with job(snakemake):

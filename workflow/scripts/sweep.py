@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from models.sweep import sweep
-from pipeline.job import job
+from models.evaluation.sweep import sweep
+from pipeline.jobs.job import job
 
 with job(snakemake):
     weights = Path(snakemake.input.weights)

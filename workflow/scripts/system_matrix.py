@@ -1,12 +1,12 @@
 from pathlib import Path
 
-from pipeline.geometry import Grid, Ring
-from pipeline.job import job
-from pipeline.projector import write_system_matrix
+from pipeline.jobs.job import job
+from pipeline.tomography import system_matrix
+from pipeline.tomography.geometry import Grid, Ring
 
 with job(snakemake):
     grid = Grid(snakemake.params.slices["size"], snakemake.params.slices["pixel_mm"])
-    write_system_matrix(
+    system_matrix.write(
         Path(snakemake.output[0]),
         Ring(**snakemake.params.scanner),
         grid.finer(snakemake.params.oversampling),

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from models.checkpoints import load, read_metadata
-from models.tables import table1
-from pipeline.job import job
+from models.report.table1 import table1
+from pipeline.jobs.job import job
 
 
 def parameters_in(weights):

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from models.training import train
-from pipeline.job import job
-from pipeline.processes import start
+from models.training.train import train
+from pipeline.jobs.job import job
+from pipeline.jobs.launch import start
 
 with job(snakemake, joint=True):
     start(snakemake.resources.get("mpi", ""))

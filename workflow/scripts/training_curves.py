@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from models.plots import save, training_curves
-from pipeline.job import job
+from models.report.curves import save, training_curves
+from pipeline.jobs.job import job
 
 with job(snakemake):
     logs = map(Path, snakemake.input)

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from models.figures import uncertainty
-from models.plots import save
-from pipeline.job import job
+from models.report.curves import save
+from models.report.images import uncertainty
+from pipeline.jobs.job import job
 
 with job(snakemake):
     figure = uncertainty(

@@ -1,0 +1,1 @@
+"""From reconstructions to the table of all metrics."""

@@ -1,0 +1,104 @@
+"""Rule ``metrics``: a subject's table in long format, a line per slice, estimate and metric.
+
+`models.evaluation.recompute` makes lines of it from the weights again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from models.dataset import Scales, subject_of
+from models.evaluation.measure import REFERENCES, Slices, activity, quality, rows_of_model, tidy
+from models.evaluation.metrics_table import write_table
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import RECONSTRUCTION, SHARD
+
+# --- what is measured ------------------------------------------------------------------------
+
+
+# --- rows of the table ------------------------------------------------------------------------
+
+
+# --- the rule --------------------------------------------------------------------------------
+
+
+def evaluate(
+    shard: Path, reconstructions: Mapping[str, Path], scales: Scales, output: Path
+) -> None:
+    """Compare a subject's images by every model, FBP and OSEM with the OSEM reference and truth.
+
+    FBP and OSEM of the shard count as models; OSEM is compared with the truth alone. A model with
+    K > 1 samples has two estimates: its first sample and the mean of all.
+
+    Parameters
+    ----------
+    shard : Path
+        Of a test subject.
+    reconstructions : mapping of model to path
+        Each model's file of `models.reconstruct`.
+    scales : Scales
+        Of the training split.
+    output : Path
+        A table of `models.evaluation.metrics_table`.
+
+    Raises
+    ------
+    InputError
+        If a file is unreadable, or a reconstruction is another subject's, of other slices, with
+        other scales or by another model.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(hdf5.opened(shard, SHARD))
+        images = [
+            _matching(stack.enter_context(hdf5.opened(path, RECONSTRUCTION)), file, model, scales)
+            for model, path in reconstructions.items()
+        ]
+        write_table(_rows(file, images, scales), output)
+
+
+def _rows(
+    shard: h5py.File, reconstructions: Sequence[h5py.File], scales: Scales
+) -> Iterator[pd.DataFrame]:
+    rotations = hdf5.finite(shard["rotation"])
+    for number in np.unique(rotations):  # one volume at a time, for little memory
+        rows = np.flatnonzero(rotations == number)
+        slices = Slices.read(shard, rows)
+        yield from _rows_of_shard(slices, scales)
+        for file in reconstructions:
+            yield from rows_of_model(_samples(file, rows), slices, scales, file.attrs)
+
+
+def _matching(file: h5py.File, shard: h5py.File, model: str, scales: Scales) -> h5py.File:
+    """Give a reconstruction, if it is that of the shard by the model."""
+    remedy = "delete it and run rule 'reconstruct' again"
+    same_slices = subject_of(file) == subject_of(shard) and all(
+        np.array_equal(shard[name][()], file[name][()]) for name in ("rotation", "slice_index")
+    )
+    if not same_slices or float(file.attrs["activity_scale"]) != scales.activity:
+        problem = f"was made of other slices or with another scale than {shard.filename}"
+        raise InputError(file.filename, problem, remedy)
+    if file.attrs["model"] != model:
+        raise InputError(file.filename, f"is by {file.attrs['model']}, not by {model}", remedy)
+    return file
+
+
+def _samples(file: h5py.File, rows: np.ndarray) -> np.ndarray:
+    """(N, K, y, x); where there is one, it is the image."""
+    if "samples" in file:
+        return hdf5.finite(file["samples"], rows)
+    return hdf5.finite(file["image"], rows)[:, None]
+
+
+def _rows_of_shard(slices: Slices, scales: Scales) -> Iterator[pd.DataFrame]:
+    for model, images, references in (
+        ("FBP", slices.fbp, REFERENCES),
+        ("OSEM", slices.osem, ("truth",)),
+    ):
+        origin = {"model": model, "method": model, "estimate": "single"}
+        values = quality(images, slices, scales, references) | activity(images, slices)
+        yield tidy(slices, origin, values)

@@ -1,0 +1,135 @@
+"""A test slice's lines of the table of metrics, from the weights again; also a command."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+from models.dataset import SliceKey
+from models.evaluation.measure import Slices, rows_of_model
+from models.evaluation.metrics_table import read_parts
+from models.reconstruct import Reconstructor
+from pipeline.jobs.config_files import read_configuration
+from pipeline.jobs.experiment import models_of
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import SHARD
+
+TOLERANCE_DB = 1e-3
+"""Largest difference in PSNR that rounding explains."""
+
+LINE = ["estimate", "metric", "reference", "region"]
+
+
+def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFrame:
+    """Reconstruct and measure one test slice as the rules do.
+
+    Parameters
+    ----------
+    config : mapping
+        The study's configuration.
+    model : str
+        A trained model of the study.
+    key : SliceKey
+        The slice.
+
+    Returns
+    -------
+    DataFrame
+        By estimate, metric, reference and region: ``recomputed``, ``table`` (what the study's
+        metrics.csv.gz has) and ``difference``.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, the study has no such model or slice, or the table was made
+        from other weights.
+    """
+    results, models = Path("results") / config["name"], models_of(config)
+    if model not in models:
+        raise InputError(model, "is no model of this study", f"choose from {', '.join(models)}")
+    table_path, shard_path = results / "metrics.csv.gz", _shard(config, key.subject)
+    features = models[model].settings.get("features")
+    sections = {name: config[name] for name in ("network", "training", "sampling")}
+    reconstructor = Reconstructor(
+        _weights(results, model),
+        _weights(results, features) if features else None,
+        {"model": asdict(models[model]), **sections},
+        config["training"]["threads"] or os.cpu_count() or 1,
+    )
+    slices = reconstructor.slices([shard_path])
+    if key not in slices.keys:
+        raise InputError(shard_path, f"has no {key}", f"it has {', '.join(map(str, slices.keys))}")
+    found = pd.concat(
+        part[
+            (part["model"] == model)
+            & (part["subject"] == key.subject)
+            & (part["rotation"] == key.rotation)
+            & (part["slice_index"] == key.slice_index)
+        ]
+        for part in read_parts(table_path)
+    )
+    if set(found["checkpoint"]) != {reconstructor.sha256[:16]}:
+        problem = f"has no lines of {key} by these weights of {model}"
+        raise InputError(
+            table_path, problem, "restore the study's weights, or make the table again"
+        )
+
+    index = slices.keys.index(key)
+    samples = reconstructor.samples(slices, [index], config["sampling"])
+    with hdf5.opened(shard_path, SHARD) as shard:
+        measured = Slices.read(shard, np.array([index]))
+    facts = reconstructor.facts(config["sampling"])
+    rows = pd.concat(rows_of_model(samples, measured, reconstructor.metadata.scales, facts))
+    lines = pd.DataFrame(
+        {
+            "recomputed": rows.set_index(LINE)["value"],
+            "table": found.set_index(LINE)["value"],
+        }
+    )
+    return lines.assign(difference=lines["recomputed"] - lines["table"])
+
+
+def _weights(results: Path, model: str) -> Path:
+    return results / "weights" / f"{model}.safetensors"
+
+
+def _shard(config: Mapping[str, Any], subject: str) -> Path:
+    return Path("data") / config["name"] / "shards" / f"{subject}.h5"
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A trained model, such as LegoPET.")],
+    subject: Annotated[str, typer.Option(help="A test subject, such as subject41.")],
+    slice_index: Annotated[int, typer.Option("--slice", help="Axial slice of the full volume.")],
+    rotation: Annotated[int, typer.Option(help="Number of the rotation.")] = 0,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="Laid over config/config.yaml, as the study's --configfile."),
+    ] = None,
+) -> None:
+    """Reconstruct one test slice again and compare its metrics with the study's table.
+
+    Run it where the study ran. It fails if a PSNR differs by more than 1e-3 dB.
+    """
+    try:
+        lines = recompute(
+            read_configuration(config or []), model, SliceKey(subject, rotation, slice_index)
+        )
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    typer.echo(lines.to_string(float_format="%.6g"))
+    largest = lines.xs("psnr_db", level="metric")["difference"].abs().max()
+    typer.echo(f"\nlargest difference in PSNR: {largest:.2g} dB")
+    if not largest <= TOLERANCE_DB:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Methods: networks with a training step and a prediction."""

@@ -1,0 +1,126 @@
+"""cDPM, conditional denoising diffusion: forward process, training objective, guided sampling.
+
+Images are in [-1, 1] here. With a_t the cumulative product of 1 - beta_t, the forward process is
+x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, eps ~ N(0, 1), t = 0 .. T - 1.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.dataset import Batch, SliceKey, from_signed, to_signed
+from models.draws import normal_like
+from models.methods.base import Method, Objective
+from models.networks.unet import Features, make_unet
+from models.sampling import Denoiser, sample, with_schedule
+
+# `diffusers` is imported where it is used: that takes seconds, which only training and sampling
+# should pay for. Its schedulers carry no types.
+
+
+class Condition(NamedTuple):
+    """The paper's C: the inputs (its s), (N, C, H, W), and PnPNet's features (for LegoPET)."""
+
+    inputs: Tensor
+    features: Features | None
+
+    def times(self, keep: Tensor) -> "Condition":
+        """Multiply slice n by ``keep[n]``; 0 turns its condition into zeros of the same shape."""
+        keep = keep[:, None, None, None]
+        features = None if self.features is None else self.features.map(lambda f: f * keep)
+        return Condition(self.inputs * keep, features)
+
+    def followed_by_zeros(self) -> "Condition":
+        """(N, ...) -> (2 N, ...): the condition, then the absence of any."""
+        features = None if self.features is None else self.features.map(_followed_by_zeros)
+        return Condition(_followed_by_zeros(self.inputs), features)
+
+
+def _followed_by_zeros(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.zeros_like(x)])
+
+
+class CDPM(Method):
+    """Conditional diffusion: a U-Net that sees [x_t, s] and t, and predicts eps, v or x_0.
+
+    `condition` is what a subclass changes.
+    """
+
+    samples = True
+
+    def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
+        self.settings = settings
+        channels = 1 + len(settings["conditioning"])
+        self.network = make_unet(network, in_channels=channels, time_conditioned=True)
+
+    def condition(self, inputs: Tensor) -> Condition:
+        """Gather all that the denoiser is told about a slice, once per slice."""
+        return Condition(inputs, None)
+
+    @cached_property
+    def schedule(self) -> Any:
+        """The forward process, a DDPMScheduler."""
+        from diffusers import DDPMScheduler
+
+        return with_schedule(DDPMScheduler, self.settings)
+
+    def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
+        """Yield ``loss``, E |target - network(x_t, t, C)|^2 at random t, one draw of eps a slice.
+
+        The target is eps (the paper's), v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, or x_0. For
+        classifier-free guidance C is replaced by zeros with probability ``condition_dropout``,
+        independently for each slice.
+        """
+        image = to_signed(batch.image)
+        steps, dropout = self.settings["timesteps"], self.settings["condition_dropout"]
+        t = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws])
+        t = t.to(image.device)
+        keep = torch.cat([torch.rand(1, generator=draw) >= dropout for draw in draws])
+        noise = normal_like(image, draws)
+        condition = self.condition(batch.inputs).times(keep.to(image))
+        output = self._denoise(self.schedule.add_noise(image, noise, t), t, condition)
+        loss = F.mse_loss(output.float(), self._target(image, noise, t))
+        yield Objective("network", {"loss": loss})
+
+    def predict(
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+    ) -> Tensor:
+        """Draw samples, (N, K, size, size); see `sample`. The condition is computed once."""
+        denoiser = self._guided(self.condition(inputs), sampling["guidance"])
+        samples = [
+            sample(denoiser, inputs[:, :1], keys, self.settings, sampling, seed, number)
+            for number in range(sampling["samples"])
+        ]
+        return from_signed(torch.cat(samples, dim=1))
+
+    def _denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.network(torch.cat([x, condition.inputs], dim=1), t, condition.features)
+
+    def _guided(self, condition: Condition, guidance: float) -> Denoiser:
+        """Classifier-free guidance: eps = (1 + l2) eps(x_t, t, C) - l2 eps(x_t, t, 0).
+
+        The weights add up to 1 and v and x_0 are affine in eps at given x_t, so the same line
+        serves all three predictions. Both passes share a batch; without guidance there is one.
+        """
+        if guidance == 0:
+            return lambda x, t: self._denoise(x, t, condition)
+        both = condition.followed_by_zeros()
+
+        def denoiser(x: Tensor, t: Tensor) -> Tensor:
+            output = self._denoise(torch.cat([x, x]), torch.cat([t, t]), both)
+            conditional, unconditional = output.chunk(2)
+            return (1 + guidance) * conditional - guidance * unconditional
+
+        return denoiser
+
+    def _target(self, image: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        prediction = self.settings["prediction"]
+        if prediction == "epsilon":
+            return noise
+        if prediction == "sample":
+            return image
+        return self.schedule.get_velocity(image, noise, t)

@@ -1,0 +1,31 @@
+"""LegoPET: diffusion conditioned on the sinogram and on a frozen PnPNet's features."""
+
+import torch
+from torch import Tensor
+
+from models.methods.base import Method
+from models.methods.cdpm import CDPM, Condition
+from models.networks.unet import UNet
+
+
+class LegoPET(CDPM):
+    """Conditional diffusion with C = {s, b_d, b_m}: PnPNet's features added to the U-Net's own."""
+
+    def use_features(self, source: Method) -> None:
+        """Freeze a trained PnPNet and use its encoder and middle.
+
+        Raises
+        ------
+        TypeError
+            If the method's network has no `Features`.
+        """
+        if not isinstance(source.network, UNet):
+            raise TypeError(f"{type(source).__name__} has no features for LegoPET")
+        self.frozen = source.network.eval().requires_grad_(False)
+
+    def condition(self, inputs: Tensor) -> Condition:
+        """Run PnPNet once for these slices."""
+        if not isinstance(self.frozen, UNet):
+            raise TypeError("LegoPET needs use_features before it can train or predict")
+        with torch.no_grad():
+            return Condition(inputs, self.frozen.features(inputs))

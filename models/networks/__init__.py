@@ -1,0 +1,1 @@
+"""Networks, which know of no method."""

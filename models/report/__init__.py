@@ -1,0 +1,1 @@
+"""From tables to what is read: Table 1 and figures."""

@@ -1,0 +1,147 @@
+"""The reverse process of diffusion: samplers, and one sample's way from noise to image."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.dataset import SliceKey
+from models.draws import generator, normal_like
+from models.methods.base import check_finite
+from pipeline.jobs.noise import alphas_cumprod, betas
+from pipeline.storage.errors import InputError
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x_t, (N, 1, H, W); t, (N,)) -> the network's output, (N, 1, H, W)."""
+
+
+def with_schedule(kind: type, settings: Mapping[str, Any], **options: Any) -> Any:
+    """Make a scheduler of ``diffusers`` of a method's forward process, its products in float64.
+
+    In its own float32, small differences of large products would round to zero or below.
+    """
+    scheduler = kind(
+        num_train_timesteps=settings["timesteps"],
+        trained_betas=betas(settings),
+        # The first step starts at t = T - 1, where x_t is indeed almost pure noise.
+        timestep_spacing="trailing",
+        **options,
+    )
+    scheduler.alphas_cumprod = torch.from_numpy(alphas_cumprod(settings))
+    return scheduler
+
+
+def make_sampler(
+    settings: Mapping[str, Any], sampling: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Prepare the reverse process: DDPM, DDIM or the second-order DPM-Solver++.
+
+    Returns
+    -------
+    scheduler, options
+        The scheduler with its steps set, for estimates of x_0; further arguments of its ``step``.
+
+    Raises
+    ------
+    InputError
+        If the steps do not divide the T of training (``diffusers`` would silently misplace them).
+    """
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
+    steps, timesteps = sampling["steps"], settings["timesteps"]
+    if timesteps % steps:
+        raise InputError(
+            "sampling.steps", f"{steps} does not divide {timesteps} timesteps", "choose a divisor"
+        )
+    # The estimate of x_0 is clipped before the scheduler sees it, see `sample`.
+    of_estimates = partial(with_schedule, settings=settings, prediction_type="sample")
+    scheduler: Any
+    options: dict[str, Any] = {}
+    if sampling["sampler"] == "ddpm":
+        scheduler = of_estimates(DDPMScheduler, clip_sample=False)
+    elif sampling["sampler"] == "ddim":
+        scheduler = of_estimates(DDIMScheduler, clip_sample=False)
+        # With an eta of 1, rounding could leave less than no noise for the rest of a step.
+        options = {"eta": min(sampling["eta"], 1 - 1e-12)}
+    else:
+        scheduler = of_estimates(DPMSolverMultistepScheduler, algorithm_type="dpmsolver++")
+    scheduler.set_timesteps(steps)
+    return scheduler, options
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    like: Tensor,
+    keys: Sequence[SliceKey],
+    settings: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    seed: int,
+    number: int = 0,
+) -> Tensor:
+    """Run the reverse process from pure noise.
+
+    All noise of a sample, that of every step included, comes from a generator of its own, keyed by
+    (seed, subject, rotation, slice, number): it does not depend on the batch. At every step the
+    estimate of x_0 is kept inside the data's range, [-1, 1].
+
+    Parameters
+    ----------
+    denoiser : callable
+        See `Denoiser`.
+    like : Tensor
+        (N, 1, H, W); gives shape, dtype and device.
+    keys : sequence of SliceKey
+        N keys.
+    settings, sampling : mapping
+        The method's settings (forward process, prediction) and ``sampling``.
+    seed : int
+        The configuration's ``seed``.
+    number : int
+        Which of the slices' samples.
+
+    Returns
+    -------
+    Tensor
+        (N, 1, H, W), samples of x_0 in [-1, 1].
+
+    Raises
+    ------
+    InputError
+        If the denoiser or the sampler gives pixels that are not finite: names sampler, step, slice.
+    """
+    scheduler, options = make_sampler(settings, sampling)
+    draws = [generator(seed, "sample", *key, number) for key in keys]
+    if sampling["sampler"] != "dpm-solver++":  # which draws nothing but its start
+        options["generator"] = draws
+    x = normal_like(like, draws)
+    for step, t in enumerate(scheduler.timesteps.tolist(), start=1):
+        place = f"{sampling['sampler']}, step {step} of {sampling['steps']} (t = {t})"
+        output = denoiser(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
+        check_finite(output, keys, f"network at {place}")
+        estimate = estimate_image(output, x, scheduler.alphas_cumprod[t], settings["prediction"])
+        x = scheduler.step(estimate.clamp(-1, 1), t, x, **options).prev_sample
+        check_finite(x, keys, place)
+    return x
+
+
+def estimate_image(output: Tensor, x: Tensor, alpha: Tensor, prediction: str) -> Tensor:
+    """Solve x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps for x_0, given eps, v or x_0 itself.
+
+    Parameters
+    ----------
+    output : Tensor
+        The network's, of the kind that ``prediction`` names.
+    x : Tensor
+        x_t.
+    alpha : Tensor
+        a_t, scalar.
+    """
+    if prediction == "sample":
+        return output
+    signal, noise = float(alpha.sqrt()), float((1 - alpha).sqrt())
+    if prediction == "epsilon":
+        return (x - noise * output) / signal
+    return signal * x - noise * output

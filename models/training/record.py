@@ -1,0 +1,55 @@
+"""What a training run used, as YAML beside its weights."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.checkpoints import Metadata
+from models.training.resume import code_of
+from pipeline.storage import hdf5
+
+PACKAGES = ("torch", "lightning-fabric", "diffusers", "ptwt", "numpy", "h5py")
+
+
+def write(
+    path: Path, metadata: Metadata, training: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    """Write the resolved settings, further facts, the code's hash and the packages' versions.
+
+    Parameters
+    ----------
+    metadata : Metadata
+        At the start of the run; how long it was trained is left out.
+    training : mapping
+        The configuration's ``training``.
+    facts : mapping
+        Numbers, and whatever else has a meaning as text.
+    """
+    found = {
+        **asdict(metadata),
+        "training": dict(training),
+        **facts,
+        "code": code_of(metadata),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+    }
+    for changing in ("step", "epoch"):
+        del found[changing]
+    with hdf5.atomic(path) as temporary:
+        temporary.write_text(yaml.safe_dump(_plain(found), sort_keys=False), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Turn mappings and sequences into dicts and lists, and what YAML does not know into text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int | float | str | None) else str(value)

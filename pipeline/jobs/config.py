@@ -1,0 +1,176 @@
+"""Check of the configuration: types and limits by the schema, contradictions here."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from pipeline.jobs.config_models import check_models
+from pipeline.jobs.config_values import convert
+from pipeline.jobs.experiment import models_of
+from pipeline.jobs.variants import check_different, check_names
+from pipeline.sources.subjects import Subject, read_subjects
+from pipeline.storage.errors import InputError
+from pipeline.tomography import backend
+from pipeline.tomography.geometry import check_geometry, grid_from, ring_from
+
+
+def check(config: dict[str, Any], schema: Path) -> dict[str, Subject]:
+    """Refuse a configuration that is misspelt, out of range or contradictory.
+
+    Parameters
+    ----------
+    config : dict
+        The merged configuration; texts of numbers become numbers, see
+        `pipeline.jobs.config_values`.
+    schema : Path
+        JSON schema as YAML.
+
+    Returns
+    -------
+    dict of subjects by name
+        From the table that the configuration names.
+
+    Raises
+    ------
+    InputError
+        Naming the key, its value and the remedy.
+    """
+    rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
+    convert(config, rules)
+    _check_schema(config, rules)
+    if config["name"] == "labels":
+        problem = "is 'labels', and data/labels has the phantoms' labels"
+        raise InputError("name", problem, "choose another name")
+    _check_variants(config, rules)
+    _check_geometry(config)
+    subjects = read_subjects(Path(config["subjects"]))
+    check_models(config, subjects)
+    if config["source"] == "brainweb":
+        _check_known(subjects, config)
+    return subjects
+
+
+def _check_schema(config: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
+    errors = _strict()(rules).iter_errors(config)
+    first = min(errors, key=lambda error: list(map(str, error.path)), default=None)
+    if first is not None:
+        raise _as_input_error(first)
+
+
+def _check_variants(config: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
+    """Each variant's settings must suit its method's schema; each has a name and network alone."""
+    check_names(config["variants"], config["methods"])
+    models = models_of(config)
+    for name in config["variants"]:
+        model = models[name]
+        changed = {**config, "methods": {**config["methods"], model.method: model.settings}}
+        try:
+            _check_schema(changed, rules)
+        except InputError as error:
+            where = error.where.replace(f"methods.{model.method}", f"variants.{name}", 1)
+            raise InputError(where, error.problem, error.remedy) from None
+    check_different(models.values())
+
+
+def _strict() -> Any:
+    """JSON schema's rules, except that 5.0 is no integer, and infinity and NaN are no numbers."""
+    base = jsonschema.Draft202012Validator
+    types = base.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda _, value: (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+            ),
+        }
+    )
+    return jsonschema.validators.extend(base, type_checker=types)
+
+
+def _as_input_error(error: Any) -> InputError:
+    where = ".".join(map(str, error.path)) or "configuration"
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema["properties"])
+        unknown = sorted(set(map(str, error.instance)) - set(known))[0]
+        nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.0)
+        key = unknown if where == "configuration" else f"{where}.{unknown}"
+        return InputError(
+            key,
+            f"is not a known key (value {error.instance.get(unknown)!r})",
+            f"did you mean '{nearest[0]}'? Known here: {', '.join(known)}",
+        )
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))
+        return InputError(
+            where, f"lacks {', '.join(missing)}", "start from config/config.yaml, which has all"
+        )
+    problem, remedy = f"is {error.instance!r}", f"give {_wanted(error.schema)}."
+    if error.validator_value == "string" and not isinstance(error.instance, dict | list):
+        remedy += " In YAML, quotes make a text of a number or of a word like null or no."
+    meaning = error.schema.get("description", "").strip()
+    return InputError(where, problem, f"{remedy} {meaning}".strip())
+
+
+WANTED = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a section with keys",
+    "enum": "one of {}",
+    "const": "{}",
+    "minimum": "at least {}",
+    "exclusiveMinimum": "more than {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "less than {}",
+    "multipleOf": "divisible by {}",
+    "pattern": "matching {}",
+    "minLength": "of at least {} characters",
+    "maxLength": "of at most {} characters",
+    "minItems": "of at least {} entries",
+    "maxItems": "of at most {} entries",
+    "uniqueItems": "without repetitions",
+}
+"""What types and limits of the schema ask for."""
+
+
+def _wanted(schema: Mapping[str, Any]) -> str:
+    """Say what the schema of one key asks for."""
+    limits = [
+        phrase.format(", ".join(map(str, schema[key])) if key == "enum" else schema[key])
+        for key, phrase in WANTED.items()
+        if key in schema
+    ]
+    kind = [WANTED[schema["type"]]] if "type" in schema else []
+    return ", ".join(kind + limits)
+
+
+def _check_geometry(config: Mapping[str, Any]) -> None:
+    """Contradictions between the image grid, the ring and the subsets."""
+    ring, grid = ring_from(config), grid_from(config)
+    check_geometry(ring, grid, config["osem"]["subsets"])
+    slices = config["slices"]
+    if slices["per_volume"] > slices["volume_slices"]:
+        raise InputError(
+            "slices.per_volume",
+            f"{slices['per_volume']} slices asked for, the volume holds {slices['volume_slices']}",
+            f"ask for at most {slices['volume_slices']}",
+        )
+    backend.resolve(config["projector"])
+
+
+def _check_known(subjects: Mapping[str, Subject], config: Mapping[str, Any]) -> None:
+    unverified = [name for name, subject in subjects.items() if subject.labels_sha256 is None]
+    if unverified:
+        raise InputError(
+            config["subjects"],
+            f"gives no label hash for {', '.join(unverified)}",
+            "copy the hashes from data/subjects.tsv: BrainWeb's volumes are always verified",
+        )

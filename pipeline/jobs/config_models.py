@@ -1,0 +1,254 @@
+"""Check of what the configuration says of networks, models and their evaluation.
+
+What cannot be trained is refused here, in seconds, and not after all data are made.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import pywt
+
+from pipeline.jobs.experiment import Model, models_of
+from pipeline.jobs.noise import check_schedule
+from pipeline.sources.subjects import Subject
+from pipeline.storage.errors import InputError
+from pipeline.tomography.geometry import ring_from
+
+BATCH_NORM = ("DeepPET", "cGAN", "Pix2Pix")
+"""Methods whose networks normalise by the statistics of the batch."""
+
+
+def check_models(config: Mapping[str, Any], subjects: Mapping[str, Subject]) -> None:
+    """Refuse networks that cannot be built or trained, and models that do not exist or fit.
+
+    Parameters
+    ----------
+    config : mapping
+        The configuration, of valid types and limits.
+    subjects : mapping of name to Subject
+        Its table of subjects.
+
+    Raises
+    ------
+    InputError
+        Naming the key, its value and the remedy.
+    """
+    _check_network(config)
+    models = models_of(config)
+    for name, model in models.items():
+        _check_features(name, model, models)
+        _check_steps(name, model.settings, config)
+        if "timesteps" in model.settings:
+            check_schedule(name, model.settings)
+        if "wavelet" in model.settings:
+            _check_wavelet(name, model.settings, config)
+        if "convolutions" in model.settings:
+            _check_encoder(name, model.settings, config, subjects)
+    _check_evaluation(config, models)
+    _check_devices(config, models)
+
+
+def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) -> None:
+    """Models that are to be evaluated must exist and fit."""
+    evaluation = config["evaluation"]
+    sampling = [name for name, model in models.items() if "timesteps" in model.settings]
+    for where, names, known in (
+        ("evaluation.models", evaluation["models"], list(models)),
+        ("evaluation.uncertainty", [evaluation["uncertainty"]], ["", *sampling]),
+        *(
+            (f"evaluation.sweeps.{sweep}.models", settings["models"], sampling)
+            for sweep, settings in evaluation["sweeps"].items()
+        ),
+    ):
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    where,
+                    f"names {name!r}, which is no model for this",
+                    f"choose from {', '.join(filter(None, known))}, or add it to variants",
+                )
+    if evaluation["uncertainty"] and config["sampling"]["samples"] < 2:
+        raise InputError(
+            "evaluation.uncertainty",
+            f"is {evaluation['uncertainty']}, and sampling.samples is 1: nothing varies",
+            "set sampling.samples to 2 or more (8, say), or evaluation.uncertainty to ''",
+        )
+    if evaluation["uncertainty"] not in ("", *evaluation["models"]):
+        raise InputError(
+            "evaluation.uncertainty",
+            f"is {evaluation['uncertainty']}, which is not among evaluation.models",
+            "add it there",
+        )
+    for name in evaluation["sweeps"]["epochs"]["models"]:
+        every, epochs = (models[name].settings[key] for key in ("keep_every_epochs", "epochs"))
+        if not 0 < every <= epochs:
+            raise InputError(
+                "evaluation.sweeps.epochs.models",
+                f"names {name}, whose keep_every_epochs is {every} of {epochs}: none is kept",
+                f"set keep_every_epochs of {name} to 1 to {epochs}, or take it out",
+            )
+
+
+def _check_features(name: str, model: Model, models: Mapping[str, Model]) -> None:
+    wanted = model.settings.get("features")
+    if wanted is None:
+        return
+    source = models.get(wanted)
+    if source is None or source.method != "PnPNet":
+        raise InputError(
+            f"{name}: features",
+            f"{wanted!r} is not PnPNet nor a variant of it",
+            "name PnPNet or a variant of it",
+        )
+    if source.settings["conditioning"] != model.settings["conditioning"]:
+        raise InputError(
+            f"{name}: features",
+            f"{wanted} sees {source.settings['conditioning']}, and {name} "
+            f"{model.settings['conditioning']}",
+            "give both the same conditioning",
+        )
+
+
+def _check_steps(name: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    sweeps = config["evaluation"]["sweeps"].items()
+    asked = [
+        ("sampling", config["sampling"]),
+        ("training.validation_sampling", config["training"]["validation_sampling"]),
+        *(
+            (f"evaluation.sweeps.{sweep}.sampling", entry)
+            for sweep, found in sweeps
+            if name in found["models"]
+            for entry in found["sampling"]
+        ),
+    ]
+    for where, entry in asked:
+        steps = entry.get("steps", 1)
+        if settings.get("timesteps", steps) % steps:
+            raise InputError(
+                f"{where}.steps",
+                f"{steps} does not divide the {settings['timesteps']} timesteps of {name}",
+                f"choose a divisor of {settings['timesteps']}",
+            )
+
+
+def _check_network(config: Mapping[str, Any]) -> None:
+    """Contradictions between the networks and the images and sinograms that they see."""
+    ring = ring_from(config)
+    size, stages = config["network"]["size"], len(config["network"]["multipliers"])
+    patch = config["network"]["patch"]
+    if size != config["slices"]["size"]:
+        raise InputError(
+            "network.size",
+            f"{size} differs from the images' {config['slices']['size']} pixels (slices.size)",
+            "give both the same value",
+        )
+    if size < max(ring.views, ring.radial_bins):
+        raise InputError(
+            "network.size",
+            f"{size} is less than the sinograms' {ring.views} views x {ring.radial_bins} radial "
+            "bins",
+            f"choose at least {max(ring.views, ring.radial_bins)}, or a larger scanner.radial_trim",
+        )
+    if size % (patch * 2 ** (stages - 1)):
+        raise InputError(
+            "network.multipliers",
+            f"{stages} stages halve {size} pixels in patches of {patch} {stages - 1} times, "
+            "which leaves a remainder",
+            f"choose a size that {patch * 2 ** (stages - 1)} divides, or fewer stages",
+        )
+    if size % 4 or size < 24:
+        raise InputError(
+            "network.size",
+            f"{size} does not suit the adversarial networks (cGAN, Pix2Pix)",
+            "choose a multiple of 4, at least 24",
+        )
+    if config["sampling"]["weights"] == "ema" and not config["training"]["ema_decay"]:
+        raise InputError(
+            "sampling.weights",
+            "is ema, and training.ema_decay is 0: there is no moving average",
+            "set training.ema_decay, e.g. to 0.9999, or sampling.weights to raw",
+        )
+
+
+def _key(name: str, setting: str, config: Mapping[str, Any]) -> str:
+    return f"{'methods' if name in config['methods'] else 'variants'}.{name}.{setting}"
+
+
+def _check_wavelet(name: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """The wavelet must exist, and the image be large enough for its levels."""
+    wavelet, levels, size = settings["wavelet"], settings["levels"], config["network"]["size"]
+    known = pywt.wavelist(kind="discrete")  # type: ignore[attr-defined]
+    if wavelet not in known:
+        nearest = difflib.get_close_matches(wavelet, known, n=3, cutoff=0.0)
+        raise InputError(
+            _key(name, "wavelet", config),
+            f"{wavelet!r} is no discrete wavelet of PyWavelets",
+            f"did you mean {' or '.join(nearest)}?",
+        )
+    most = most_levels(wavelet, size)
+    if levels > most:
+        raise InputError(
+            _key(name, "levels", config),
+            f"{levels} levels of {wavelet} are more than an image of {size} x {size} has: {most}",
+            f"choose at most {most}" if most else "choose a shorter wavelet, such as haar",
+        )
+
+
+def most_levels(wavelet: str, size: int) -> int:
+    """Count the levels of a wavelet transform whose border is mirrored, as ``ptwt`` does it.
+
+    Each level pads ``size`` pixels by the wavelet's length - 2, and by one more if they are odd,
+    at an end; mirroring gives fewer than ``size``. It leaves (size + length - 1) // 2 pixels.
+    """
+    length = pywt.Wavelet(wavelet).dec_len  # type: ignore[attr-defined]
+    levels = 0
+    while length - 2 + size % 2 < size:
+        size, levels = (size + length - 1) // 2, levels + 1
+    return levels
+
+
+def _check_encoder(
+    name: str,
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any],
+    subjects: Mapping[str, Subject],
+) -> None:
+    """DeepPET's stages must suit the image, and its batch norms have values to average."""
+    size, stages = config["network"]["size"], len(settings["convolutions"])
+    factor = 2 ** (stages - 1)
+    if size % factor:
+        raise InputError(
+            _key(name, "convolutions", config),
+            f"{stages} stages halve {size} pixels {stages - 1} times, which leaves a remainder",
+            f"choose a size that {factor} divides, or fewer stages",
+        )
+    count, batch = _training_slices(config, subjects), settings["batch_size"]
+    if size == factor and 1 in (batch, count % batch):
+        raise InputError(
+            _key(name, "convolutions", config),
+            f"{stages} stages leave a single pixel of {size} x {size}, and batches of {batch} a "
+            f"single one of {count} training slices: batch norm has nothing to average",
+            "choose fewer stages, or a batch_size (2 or more) whose last batch has 2 slices or "
+            "more",
+        )
+
+
+def _training_slices(config: Mapping[str, Any], subjects: Mapping[str, Subject]) -> int:
+    training = sum(subject.split == "train" for subject in subjects.values())
+    return training * config["slices"]["rotations"] * config["slices"]["per_volume"]
+
+
+def _check_devices(config: Mapping[str, Any], models: Mapping[str, Model]) -> None:
+    """Several processes on the CPU cannot share the statistics of batch norms."""
+    evaluation, training = config["evaluation"], config["training"]
+    if training["device"] != "cpu" or training["devices"] == 1:
+        return
+    for name in evaluation["models"]:
+        if models[name].method in BATCH_NORM:
+            raise InputError(
+                "training.devices",
+                f"is {training['devices']} on the CPU, where the batch norms of {name} cannot "
+                "share their statistics",
+                "train on one device or on GPUs, or take the model out of evaluation.models",
+            )

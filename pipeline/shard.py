@@ -1,0 +1,91 @@
+"""Rule ``shard``: everything that training and evaluation need of one subject, in one file."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import FBP, OSEM, SHARD, SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
+
+
+def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, split: str) -> None:
+    """Rule ``shard``: put one subject's files together, their compressed chunks copied as they are.
+
+    Every value is read once for the check that it is finite and undamaged.
+
+    Parameters
+    ----------
+    slices, sinogram, osem, fbp
+        Files of the rules of these names.
+    split : str
+        ``"train"``, ``"validation"`` or ``"test"``, stored with the shard.
+
+    Raises
+    ------
+    InputError
+        If the files do not hold the same slices of the same subject.
+    """
+    with ExitStack() as stack:
+        truth, measured, reference, filtered = (
+            stack.enter_context(hdf5.opened(path, kind))
+            for path, kind in ((slices, SLICES), (sinogram, SINOGRAM), (osem, OSEM), (fbp, FBP))
+        )
+        for file in (measured, reference, filtered):
+            _check_same_slices(truth, file)
+        oversampling = int(truth.attrs["oversampling"])
+        activity = truth["activity"]
+        if oversampling > 1:
+            activity = block_mean(hdf5.finite(activity), oversampling)
+        arrays = {
+            "sinogram": measured["prompts"],
+            "osem": reference["image"],
+            "fbp": filtered["image"],
+            "activity": activity,
+            "labels": truth["labels"],
+            "scale": measured["scale"],
+            **{name: truth[name] for name in SLICE_IDENTITY},
+        }
+        for array in arrays.values():
+            for row in range(len(array)) if array.ndim > 1 else [()]:
+                hdf5.finite(array, row) if isinstance(array, h5py.Dataset) else None
+        facts = {name: truth.attrs[name] for name in SUBJECT_FACTS}
+        made_from = {
+            f"{file.attrs['rule']}_config": file.attrs["config"]
+            for file in (truth, measured, reference, filtered)
+        }
+        hdf5.write(
+            output,
+            SHARD,
+            arrays,
+            hdf5.provenance(
+                made_from,
+                split=split,
+                projector=measured.attrs["projector"],
+                osem_projector=reference.attrs["projector"],
+                psf_fwhm_mm=measured.attrs["psf_fwhm_mm"],
+                **facts,
+            ),
+        )
+
+
+def block_mean(images: np.ndarray, factor: int) -> np.ndarray:
+    """Means over factor x factor pixels of images (slice, y, x): from the simulation grid."""
+    count, height, width = images.shape
+    blocks = images.reshape(count, height // factor, factor, width // factor, factor)
+    return blocks.mean(axis=(2, 4), dtype=np.float32)
+
+
+def _check_same_slices(truth: h5py.File, other: h5py.File) -> None:
+    same = all(
+        np.array_equal(hdf5.finite(truth[name]), hdf5.finite(other[name]))
+        for name in SLICE_IDENTITY
+    ) and all(truth.attrs[name] == other.attrs[name] for name in SUBJECT_FACTS)
+    if not same:
+        raise InputError(
+            other.filename,
+            f"does not hold the slices of {truth.filename}",
+            f"delete it and run rule '{other.attrs['rule']}' again",
+        )

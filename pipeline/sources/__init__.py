@@ -1,0 +1,1 @@
+"""Where phantoms come from."""

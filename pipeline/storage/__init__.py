@@ -1,0 +1,1 @@
+"""Files: how each kind is written, read and refused."""

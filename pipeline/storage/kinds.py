@@ -1,0 +1,170 @@
+"""Every kind of HDF5 file that the pipeline writes: datasets, axes, units."""
+
+from pipeline.storage.hdf5 import Dataset, Kind
+
+LABELS = Kind(
+    name="labels",
+    rule="fetch",
+    datasets={"labels": Dataset("uint8", ("z", "y", "x"), "class", "tissue class, RAS+")},
+    attributes=("source", "labels_sha256", "voxel_mm"),
+)
+
+PHANTOM = Kind(
+    name="phantom",
+    rule="phantom",
+    datasets={
+        "activity": Dataset("float32", ("z", "y", "x"), "activity", "FDG, grey matter 128"),
+        "attenuation": Dataset("float32", ("z", "y", "x"), "1/cm", "at 511 keV"),
+        "labels": Dataset("uint8", ("z", "y", "x"), "class", "BrainWeb tissue class"),
+    },
+    attributes=("source", "labels_sha256", "voxel_mm", "orientation"),
+)
+
+SLICE_IDENTITY = {
+    "rotation": Dataset("uint8", ("slice",), "1", "number of the rotation, from 0"),
+    "rotation_deg": Dataset("float32", ("slice",), "deg", "in-plane rotation, from x to y"),
+    "slice_index": Dataset("int16", ("slice",), "1", "axial slice of the full volume"),
+}
+"""Datasets that tell which slice is which; every later file of a subject carries them."""
+
+SUBJECT_FACTS = (
+    "seed",
+    "subject",
+    "source",
+    "labels_sha256",
+    "pixel_mm",
+    "slice_mm",
+    "orientation",
+)
+"""Attributes that every later file of a subject carries."""
+
+SLICES = Kind(
+    name="slices",
+    rule="slices",
+    datasets={
+        "activity": Dataset(
+            "float32", ("slice", "y", "x"), "activity", "noise-free truth on the simulation grid"
+        ),
+        "attenuation": Dataset(
+            "float32", ("slice", "y", "x"), "1/cm", "at 511 keV, on the simulation grid"
+        ),
+        "labels": Dataset(
+            "uint8", ("slice", "y", "x"), "class", "BrainWeb class at the pixel centre"
+        ),
+        **SLICE_IDENTITY,
+    },
+    attributes=(*SUBJECT_FACTS, "oversampling"),
+)
+
+SYSTEM_MATRIX = Kind(
+    name="system_matrix",
+    rule="system_matrix",
+    datasets={
+        f"{operator}_{part}": Dataset(dtype, ("entry",), units, f"{text}: CSR {part}")
+        for operator, text in (
+            ("forward", "LORs x pixels of the field of view, one matrix a subset of views"),
+            ("back", "the transposes, one matrix a subset of views"),
+        )
+        for part, dtype, units in (
+            ("weights", "float32", "mm"),
+            ("columns", "int32", "1"),
+            ("row_starts", "int64", "1"),
+        )
+    },
+    attributes=("config",),
+)
+
+SINOGRAM = Kind(
+    name="sinogram",
+    rule="sinogram",
+    datasets={
+        "prompts": Dataset(
+            "uint32", ("slice", "view", "radial"), "counts", "Poisson counts of trues + background"
+        ),
+        "attenuation_factors": Dataset(
+            "float32", ("slice", "view", "radial"), "1", "exp(-line integral of the attenuation)"
+        ),
+        "background": Dataset(
+            "float32", ("slice",), "counts", "expected background in every bin of the slice"
+        ),
+        "scale": Dataset(
+            "float32",
+            ("slice",),
+            "counts / (activity mm)",
+            "expected trues per unit of (attenuated) line integral of the activity",
+        ),
+        **SLICE_IDENTITY,
+    },
+    attributes=SUBJECT_FACTS,
+)
+
+OSEM = Kind(
+    name="osem",
+    rule="osem",
+    datasets={
+        "image": Dataset("float32", ("slice", "y", "x"), "activity", "OSEM reconstruction"),
+        **SLICE_IDENTITY,
+    },
+    attributes=SUBJECT_FACTS,
+)
+
+FBP = Kind(
+    name="fbp",
+    rule="fbp",
+    datasets={
+        "image": Dataset("float32", ("slice", "y", "x"), "activity", "FBP reconstruction"),
+        **SLICE_IDENTITY,
+    },
+    attributes=SUBJECT_FACTS,
+)
+
+SHARD = Kind(
+    name="shard",
+    rule="shard",
+    datasets={
+        "sinogram": Dataset("uint32", ("slice", "view", "radial"), "counts", "measured prompts"),
+        "osem": Dataset(
+            "float32", ("slice", "y", "x"), "activity", "OSEM reconstruction of the prompts"
+        ),
+        "fbp": Dataset(
+            "float32", ("slice", "y", "x"), "activity", "arc-corrected FBP of the prompts"
+        ),
+        "activity": Dataset("float32", ("slice", "y", "x"), "activity", "noise-free truth"),
+        "labels": Dataset(
+            "uint8", ("slice", "y", "x"), "class", "BrainWeb class at the pixel centre"
+        ),
+        **SLICE_IDENTITY,
+        "scale": Dataset(
+            "float32",
+            ("slice",),
+            "counts / (activity mm)",
+            "expected trues per unit of activity line integral",
+        ),
+    },
+)
+
+RECONSTRUCTION = Kind(
+    name="reconstruction",
+    rule="reconstruct",
+    datasets={
+        "image": Dataset(
+            "float32", ("slice", "y", "x"), "activity", "reconstruction; mean of the samples"
+        ),
+        "std": Dataset(
+            "float32",
+            ("slice", "y", "x"),
+            "activity",
+            "standard deviation of the samples, with K - 1; absent if there is one",
+            optional=True,
+        ),
+        "samples": Dataset(
+            "float32",
+            ("slice", "sample", "y", "x"),
+            "activity",
+            "samples of the posterior; absent if there is one",
+            optional=True,
+        ),
+        "rotation": SLICE_IDENTITY["rotation"],
+        "slice_index": SLICE_IDENTITY["slice_index"],
+    },
+)

@@ -1,0 +1,1 @@
+"""The scanner: geometry, projectors, forward model."""

@@ -1,0 +1,20 @@
+"""Slices of small heads: settings, classes and coordinates."""
+
+import numpy as np
+
+
+def centres(shape, voxel_mm):
+    """Coordinates (y, x) of voxel centres in mm, as open grids."""
+    y, x = ((np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, voxel_mm, strict=True))
+    return y[:, None], x[None, :]
+
+
+SETTINGS = {
+    "size": 24,
+    "pixel_mm": 2.0,
+    "slice_mm": 2.0,
+    "volume_slices": 20,
+    "rotations": 3,
+    "max_rotation_deg": 15.0,
+    "per_volume": 4,
+}

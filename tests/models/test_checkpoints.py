@@ -1,0 +1,127 @@
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.small_weights import CONFIG, saved
+from models import checkpoints
+from models.dataset import Scales
+from models.registry import build
+from pipeline.storage.errors import InputError
+
+
+def test_weights_survive_the_round_trip(tmp_path):
+    path = tmp_path / "w.safetensors"
+    method, metadata = saved(path)
+    loaded, found = checkpoints.load(path, CONFIG["network"])
+    assert found == metadata
+    for name, tensor in method.network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[name], tensor)
+    first = path.read_bytes()
+    checkpoints.save(path, loaded.network, None, found)
+    assert path.read_bytes() == first
+
+
+def test_the_moving_average_travels_with_the_weights(tmp_path):
+    path = tmp_path / "w.safetensors"
+    raw, metadata = saved(path)
+    with pytest.raises(InputError, match=r"no moving average .*\n.*training\.ema_decay above 0"):
+        checkpoints.load(path, CONFIG["network"], "ema")
+    torch.manual_seed(5)
+    average = build("PnPNet", CONFIG["network"], CONFIG["methods"]["PnPNet"])
+    checkpoints.save(path, raw.network, average.network, metadata)
+    for weights, expected in (("raw", raw), ("ema", average)):
+        found, _ = checkpoints.load(path, CONFIG["network"], weights)
+        for name, tensor in expected.network.state_dict().items():
+            assert torch.equal(found.network.state_dict()[name], tensor)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"w\.safetensors: does not exist"):
+        checkpoints.load(tmp_path / "w.safetensors", CONFIG["network"])
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 2000])
+def test_a_truncated_file(tmp_path, keep):
+    path = tmp_path / "w.safetensors"
+    saved(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match="is damaged"):
+        checkpoints.load(path, CONFIG["network"])
+
+
+def test_a_changed_seed_is_noticed_as_a_changed_weight_is(tmp_path):
+    path = tmp_path / "w.safetensors"
+    saved(path)
+    data = path.read_bytes()
+    assert data.count(b'seed\\": 7') == 1
+    path.write_bytes(data.replace(b'seed\\": 7', b'seed\\": 8'))
+    with pytest.raises(InputError, match=r"is damaged .*\n.*train again"):
+        checkpoints.load(path, CONFIG["network"])
+
+
+def test_weights_without_a_checksum(tmp_path):
+    path = tmp_path / "w.safetensors"
+    method, metadata = saved(path)
+    described = {checkpoints.METADATA_KEY: json.dumps(asdict(metadata))}
+    tensors = {name: t.contiguous() for name, t in method.network.state_dict().items()}
+    save_file(tensors, path, metadata=described)
+    with pytest.raises(InputError, match="sha256"):
+        checkpoints.load(path, CONFIG["network"])
+
+
+def test_a_foreign_file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="metadata"):
+        checkpoints.load(path, CONFIG["network"])
+
+
+def test_another_width_is_named(tmp_path):
+    saved(tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"network\.width: 8 -> 16"):
+        checkpoints.load(tmp_path / "w.safetensors", {**CONFIG["network"], "width": 16})
+
+
+def test_weights_that_contradict_their_metadata(tmp_path):
+    path = tmp_path / "w.safetensors"
+    method, metadata = saved(path)
+    method.network.head = torch.nn.Conv2d(9, 1, 1)
+    checkpoints.save(path, method.network, None, metadata)
+    with pytest.raises(InputError, match="does not hold the weights of PnPNet"):
+        checkpoints.load(path, CONFIG["network"])
+
+
+def test_an_unknown_method():
+    with pytest.raises(InputError, match=r"methods\.Nope: is not a method"):
+        build("Nope", CONFIG["network"], {})
+
+
+def test_features_are_checked_in_every_way(tmp_path):
+    features, lego = tmp_path / "p.safetensors", tmp_path / "l.safetensors"
+    saved(features)
+    digest = checkpoints.sha256(features)
+    method, metadata = saved(lego, "LegoPET", features_sha256=digest)
+    assert checkpoints.attach_features(method, metadata, features) == digest
+    with pytest.raises(InputError, match="asks for PnPNet, and the weights given are None"):
+        checkpoints.attach_features(method, metadata, None)
+    with pytest.raises(InputError, match="is of LegoPET, not PnPNet"):
+        checkpoints.attach_features(method, metadata, lego)
+    saved(features, model="PnPNet-seed2")
+    with pytest.raises(InputError, match="is of PnPNet-seed2, not PnPNet"):
+        checkpoints.attach_features(method, metadata, features)
+    saved(features, scales=Scales(1.0, 2.0))
+    with pytest.raises(InputError, match="was trained at"):
+        checkpoints.attach_features(method, metadata, features)
+    saved(features)  # other weights
+    with pytest.raises(InputError, match="is not the file"):
+        checkpoints.attach_features(method, metadata, features)
+
+
+def test_features_for_a_method_without_any(tmp_path):
+    method, metadata = saved(tmp_path / "p.safetensors")
+    assert checkpoints.attach_features(method, metadata, None) is None
+    with pytest.raises(InputError, match="asks for None"):
+        checkpoints.attach_features(method, metadata, tmp_path / "p.safetensors")

@@ -1,0 +1,242 @@
+import math
+
+import h5py
+import numpy as np
+import pytest
+
+from helpers.small_models import GAN_SIZE, job, make_shard, settings
+from helpers.trainings import run, split
+from models import checkpoints
+from models.reconstruct import Reconstructor, reconstruct
+from models.registry import METHODS
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import RECONSTRUCTION
+
+SAMPLING = settings()["sampling"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """PnPNet and LegoPET after two epochs, with averages and LegoPET's checkpoints; five slices."""
+    folder = tmp_path_factory.mktemp("study")
+    config = settings(methods__LegoPET__keep_every_epochs=1, training__ema_decay=0.5)
+    features = run(folder, split(folder), "p", config=config)
+    weights = run(folder, split(folder), "l", "LegoPET", features, config)
+    return {
+        "config": config,
+        "shard": make_shard(folder / "s.h5", subject="subject42", seed=3),
+        "PnPNet": (features, None),
+        "LegoPET": (weights, features),
+    }
+
+
+def reconstructor(study, name, config=None):
+    return Reconstructor(*study[name], job(config or study["config"], name), threads=1)
+
+
+def images(study, name, indices=range(5), **sampling):
+    model = reconstructor(study, name)
+    return model.samples(model.slices([study["shard"]]), indices, {**SAMPLING, **sampling})
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["PnPNet", "LegoPET"])
+def test_images_depend_neither_on_their_batch_nor_on_their_order(study, name):
+    found = images(study, name)
+    assert found.shape == (5, 1, 16, 16)
+    assert found.dtype == np.float32
+    tolerance = 1e-4 * found.max()
+    assert np.allclose(images(study, name, batch_size=5), found, atol=tolerance)
+    assert np.allclose(images(study, name, [4, 0, 2]), found[[4, 0, 2]], atol=tolerance)
+    assert not np.allclose(found[0], found[1], atol=10 * tolerance)
+
+
+def test_methods_that_do_not_sample_give_one_image_however_many_are_asked_for(study):
+    assert np.array_equal(images(study, "PnPNet", samples=3), images(study, "PnPNet"))
+
+
+def test_the_first_of_several_samples_is_the_single_one(study):
+    single, three = images(study, "LegoPET"), images(study, "LegoPET", samples=3)
+    assert three.shape == (5, 3, 16, 16)
+    assert np.array_equal(three[:, :1], single)
+    assert not np.allclose(three[:, 1], three[:, 2], atol=1e-2 * three.max())
+
+
+def test_samples_are_those_of_the_models_seed(study):
+    config = {**study["config"], "seed": 8}
+    found = []
+    for other in (study["config"], config):
+        model = reconstructor(study, "LegoPET", other)
+        found.append(model.samples(model.slices([study["shard"]]), [0], SAMPLING))
+        assert model.facts(SAMPLING)["training_seed"] == 7
+        assert model.facts(SAMPLING)["seed"] == other["seed"]
+    assert not np.allclose(*found, atol=1e-2 * found[0].max())
+
+
+def test_images_are_in_activity_units(study):
+    """The network's own output, in [0, 1] units, times the largest activity of training."""
+    model = reconstructor(study, "PnPNet")
+    slices = model.slices([study["shard"]])
+    scale = model.facts(SAMPLING)["activity_scale"]
+    method, metadata = checkpoints.load(study["PnPNet"][0], settings()["network"])
+    assert scale == metadata.scales.activity
+    expected = method.predict(slices[2]["inputs"][None], [slices[2]["key"]], SAMPLING, 7)
+    found = model.samples(slices, [2], SAMPLING)
+    assert np.allclose(found, expected.detach().numpy() * scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_told_the_filtered_back_projection(tmp_path, name):
+    """It is trained with both channels, and its images change with the second."""
+    config = settings(network__size=GAN_SIZE)
+    for own in config["methods"].values():
+        own |= {"conditioning": ["sinogram", "fbp"], "epochs": 1}
+    shard = make_shard(tmp_path / "s.h5", size=GAN_SIZE, slices=3)
+    features = None
+    if source := config["methods"][name].get("features"):
+        features = run(tmp_path, ([shard], []), source, source, config=config)
+    weights = run(tmp_path, ([shard], []), name, name, features, config)
+    model = Reconstructor(weights, features, job(config, name), threads=1)
+    assert model.facts(SAMPLING)["conditioning"] == "sinogram, fbp"
+    before = model.samples(model.slices([shard]), range(3), SAMPLING)
+    with h5py.File(shard, "r+") as file:
+        file["fbp"][:] = 2 * file["fbp"][:]
+    after = model.samples(model.slices([shard]), range(3), SAMPLING)
+    assert before.shape == (3, 1, GAN_SIZE, GAN_SIZE)
+    assert not any(map(np.array_equal, before, after))
+
+
+def test_others_do_not_see_it(study, tmp_path):
+    shard = tmp_path / "s.h5"
+    shard.write_bytes(study["shard"].read_bytes())
+    with h5py.File(shard, "r+") as file:
+        file["fbp"][:] = np.nan
+    model = reconstructor(study, "PnPNet")
+    found = model.samples(model.slices([shard]), range(5), SAMPLING)
+    assert np.array_equal(found, images(study, "PnPNet"))
+
+
+# --- facts ---------------------------------------------------------------------------------------
+
+
+def test_facts_of_a_model_that_samples(study):
+    model = reconstructor(study, "LegoPET")
+    weights, features = study["LegoPET"]
+    facts = model.facts({**SAMPLING, "samples": 5})
+    assert facts == {
+        "model": "LegoPET",
+        "method": "LegoPET",
+        "conditioning": "sinogram",
+        "condition_dropout": 0.2,
+        "weights_sha256": checkpoints.sha256(weights),
+        "features_sha256": checkpoints.sha256(features),
+        "epoch": 2,
+        "parameters": model.method.parameter_count(),
+        "activity_scale": checkpoints.read_metadata(weights).scales.activity,
+        "weights": "raw",
+        "samples": 5,
+        "sampler": "ddim",
+        "steps": 4,
+        "eta": 0.5,
+        "guidance": 0.5,
+        "seed": 7,
+        "training_seed": 7,
+        "device": "cpu",
+    }
+
+
+def test_facts_of_a_model_that_does_not(study):
+    facts = reconstructor(study, "PnPNet").facts({**SAMPLING, "samples": 5})
+    assert (facts["samples"], facts["sampler"], facts["steps"], facts["seed"]) == (1, "", 1, -1)
+    assert all(math.isnan(facts[name]) for name in ("condition_dropout", "eta", "guidance"))
+    assert facts["features_sha256"] == ""
+
+
+def test_kept_checkpoints_can_be_used_like_final_weights(study):
+    weights, features = study["LegoPET"]
+    settings_of = job(study["config"], "LegoPET")
+    paths = sorted((weights.parent / "kept").iterdir())
+    models = [Reconstructor(path, features, settings_of, threads=1) for path in paths]
+    assert [model.facts(SAMPLING)["epoch"] for model in models] == [1, 2]
+    first, last = (m.samples(m.slices([study["shard"]]), [0], SAMPLING) for m in models)
+    assert np.array_equal(last, images(study, "LegoPET", [0]))
+    assert not np.array_equal(first, last)
+
+
+def test_averages_are_used_if_asked_for(study):
+    config = {**study["config"], "sampling": {**SAMPLING, "weights": "ema"}}
+    model = reconstructor(study, "PnPNet", config)
+    assert model.facts(config["sampling"])["weights"] == "ema"
+    found = model.samples(model.slices([study["shard"]]), range(5), config["sampling"])
+    assert not np.array_equal(found, images(study, "PnPNet"))
+
+
+def test_files_hold_samples_mean_spread_and_facts(study, tmp_path):
+    weights, features = study["LegoPET"]
+    config = {**study["config"], "sampling": {**SAMPLING, "samples": 3}}
+    output = tmp_path / "r.h5"
+    reconstruct(weights, study["shard"], output, job(config, "LegoPET"), features, threads=1)
+    expected = images(study, "LegoPET", samples=3)
+    with hdf5.opened(output, RECONSTRUCTION) as file:
+        assert np.array_equal(file["samples"][()], expected)
+        assert np.allclose(file["image"][()], expected.mean(axis=1), rtol=1e-6)
+        assert np.allclose(file["std"][()], expected.std(axis=1, ddof=1), rtol=1e-5, atol=1e-4)
+        assert file["slice_index"][()].tolist() == [10, 11, 12, 13, 14]
+        facts = reconstructor(study, "LegoPET").facts(config["sampling"])
+        assert {name: file.attrs[name] for name in facts} == facts
+        assert file.attrs["subject"] == "subject42"
+
+
+def test_files_of_a_single_image_hold_no_samples(study, tmp_path):
+    settings_of = job(study["config"], "PnPNet")
+    reconstruct(study["PnPNet"][0], study["shard"], tmp_path / "r.h5", settings_of, None, threads=1)
+    with hdf5.opened(tmp_path / "r.h5", RECONSTRUCTION) as file:
+        assert set(file) == {"image", "rotation", "slice_index"}
+        assert np.array_equal(file["image"][()], images(study, "PnPNet")[:, 0])
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_weights_of_another_model_are_refused(study):
+    config = {**study["config"], "variants": {"PnPNet-x": {"method": "PnPNet", "seed": 8}}}
+    with pytest.raises(InputError, match=r"PnPNet\.safetensors: is of PnPNet, not PnPNet-x"):
+        Reconstructor(study["PnPNet"][0], None, job(config, "PnPNet-x"), threads=1)
+
+
+def test_weights_of_another_network_are_refused(study):
+    config = {**study["config"], "network": {**settings()["network"], "patch": 2}}
+    with pytest.raises(InputError, match=r"network\.patch: 1 -> 2"):
+        Reconstructor(study["PnPNet"][0], None, job(config, "PnPNet"), threads=1)
+
+
+def test_missing_weights_are_named(study, tmp_path):
+    with pytest.raises(InputError, match=r"none\.safetensors: does not exist"):
+        Reconstructor(tmp_path / "none.safetensors", None, job(settings(), "PnPNet"), threads=1)
+
+
+def test_missing_features_are_named(study):
+    with pytest.raises(InputError, match="LegoPET: features: asks for PnPNet"):
+        Reconstructor(study["LegoPET"][0], None, job(study["config"], "LegoPET"), threads=1)
+
+
+def test_legopet_refuses_another_pnpnet(study, tmp_path):
+    weights, features = study["LegoPET"]
+    method, metadata = checkpoints.load(features, settings()["network"])
+    method.network.head.bias.data += 1
+    other, output = tmp_path / "p.safetensors", tmp_path / "r.h5"
+    checkpoints.save(other, method.network, None, metadata)
+    settings_of = job(study["config"], "LegoPET")
+    with pytest.raises(InputError, match="is not the file that this LegoPET was trained with"):
+        reconstruct(weights, study["shard"], output, settings_of, other, threads=1)
+    assert not output.exists()
+
+
+def test_averages_that_were_not_made_are_named(tmp_path):
+    weights = run(tmp_path, split(tmp_path), "x")
+    config = settings(sampling__weights="ema")
+    with pytest.raises(InputError, match="holds no moving average"):
+        Reconstructor(weights, None, job(config, "PnPNet"), threads=1)

@@ -1,0 +1,161 @@
+"""What the configuration says of models, their variants and their evaluation."""
+
+import pytest
+
+from helpers.configurations import ROOT, SCHEMA, changed, check_refused
+from pipeline.jobs.config import check
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    """The configuration names its table of subjects relative to the project."""
+    monkeypatch.chdir(ROOT)
+
+
+def variant(name="LegoPET-x", method="LegoPET", **changes):
+    return {f"variants__{name}": {"method": method, **changes}}
+
+
+def sweep(name, **changes):
+    return {f"evaluation__sweeps__{name}__{key}": value for key, value in changes.items()}
+
+
+BAD_VARIANTS = {
+    "unknown setting": (
+        variant(condition_drop=0.1),
+        ("variants.LegoPET-x.condition_drop", "not a known key", "mean 'condition_dropout'"),
+    ),
+    "setting of another method": (
+        variant("PnPNet-x", "PnPNet", condition_dropout=0.1),
+        ("variants.PnPNet-x.condition_dropout", "not a known key", "Known here: batch_size"),
+    ),
+    "bad value": (
+        variant(condition_dropout=1.0),
+        ("variants.LegoPET-x.condition_dropout", "is 1.0", "less than 1"),
+    ),
+    "bad value in a list": (
+        variant(betas=[0.9, 2]),
+        ("variants.LegoPET-x.betas.1", "is 2", "less than 1"),
+    ),
+    "bad seed": (variant(seed=-1), ("variants.LegoPET-x.seed", "is -1", "at least 0")),
+    "unknown method": (
+        variant(method="OSEM"),
+        ("variants.LegoPET-x.method", "is 'OSEM'", "one of PnPNet, cDPM"),
+    ),
+    "no method": (
+        {"variants__LegoPET-x": {"seed": 2}},
+        ("variants.LegoPET-x", "lacks method", "start from"),
+    ),
+    "no section": ({"variants__LegoPET-x": None}, ("variants.LegoPET-x", "is None", "a section")),
+    "name of a method": (
+        variant("cDPM"),
+        ("variants.cDPM", "is the name of a method", "another name"),
+    ),
+    "name of a reference": (
+        variant("OSEM"),
+        ("variants.OSEM", "is the name of a method", "another name"),
+    ),
+    "name of a folder": (variant("a/b"), ("variants", "is 'a/b'", "matching ^[A-Za-z]")),
+}
+
+
+@pytest.mark.parametrize(("values", "wanted"), BAD_VARIANTS.values(), ids=list(BAD_VARIANTS))
+def test_bad_variants_are_named_as_such(values, wanted):
+    check_refused(values, *wanted)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        variant(seed=1),
+        variant(seed=0, epochs=3, noise_schedule="cosine"),
+        variant("DeepPET-x", "DeepPET", conditioning=["sinogram", "fbp"]),
+        {
+            **variant("PnPNet-x", "PnPNet", conditioning=["sinogram", "fbp"]),
+            **variant(conditioning=["sinogram", "fbp"], features="PnPNet-x"),
+            "evaluation__models": ["LegoPET-x", "PnPNet-x", "PnPNet"],
+        },
+        {**sweep("epochs", models=["LegoPET-x"]), **variant(keep_every_epochs=500, seed=1)},
+        {"sampling__samples": 2, "evaluation__uncertainty": "cDPM"},
+    ],
+    ids=str,
+)
+def test_good_variants_and_evaluations(values):
+    check(changed(**values), SCHEMA)
+
+
+CONTRADICTIONS = {
+    "unknown features": (
+        {"methods__LegoPET__features": "PnP"},
+        ("LegoPET: features", "'PnP' is not PnPNet nor a variant of it", "name PnPNet"),
+    ),
+    "features of another method": (
+        variant(features="LegoPET"),
+        ("LegoPET-x: features", "'LegoPET' is not PnPNet", "name PnPNet"),
+    ),
+    "features of other measurements": (
+        variant(conditioning=["sinogram", "fbp"]),
+        (
+            "LegoPET-x: features",
+            "PnPNet sees ['sinogram'], and LegoPET-x ['sinogram', 'fbp']",
+            "the same conditioning",
+        ),
+    ),
+    "noise": (
+        {"methods__cDPM__beta_start": 0.5},
+        ("cDPM: beta_start", "0.5 is above beta_end 0.02", "the smaller value"),
+    ),
+    "noise of a variant": (
+        variant(beta_end=1.0e-5),
+        ("LegoPET-x: beta_start", "0.0001 is above beta_end 1e-05", "the smaller value"),
+    ),
+    "model": (
+        {"evaluation__models": ["PnPNet", "LegoPET-p03"]},
+        ("evaluation.models", "names 'LegoPET-p03', which is no model", "LegoPET-p05, or add it"),
+    ),
+    "uncertainty of what does not sample": (
+        {"evaluation__uncertainty": "PnPNet", "sampling__samples": 2},
+        ("evaluation.uncertainty", "names 'PnPNet', which is no model", "choose from cDPM"),
+    ),
+    "uncertainty of one sample": (
+        {"evaluation__uncertainty": "LegoPET"},
+        ("evaluation.uncertainty", "sampling.samples is 1: nothing varies", "to 2 or more"),
+    ),
+    "uncertainty of what is not evaluated": (
+        {"evaluation__uncertainty": "LegoPET-p01", "sampling__samples": 2},
+        ("evaluation.uncertainty", "LegoPET-p01, which is not among evaluation.models", "add it"),
+    ),
+    "sweep of what does not sample": (
+        sweep("samplers", models=["DeepPET"]),
+        ("evaluation.sweeps.samplers.models", "names 'DeepPET', which is no", "choose from cDPM"),
+    ),
+    "sweep without checkpoints": (
+        sweep("epochs", models=["LegoPET-x"]) | variant(keep_every_epochs=0, seed=1),
+        (
+            "evaluation.sweeps.epochs.models",
+            "names LegoPET-x, whose keep_every_epochs is 0 of 500: none is kept",
+            "1 to 500",
+        ),
+    ),
+    "sweep that ends before its first checkpoint": (
+        {"methods__cDPM__epochs": 19},
+        ("evaluation.sweeps.epochs.models", "cDPM, whose keep_every_epochs is 20 of 19", "1 to 19"),
+    ),
+    "steps of a sweep": (
+        sweep("samplers", sampling=[{"steps": 50}, {"sampler": "ddim", "steps": 30}]),
+        (
+            "evaluation.sweeps.samplers.sampling.steps",
+            "30 does not divide the 1000 timesteps of LegoPET",
+            "a divisor of 1000",
+        ),
+    ),
+    "timesteps of a variant": (
+        variant(timesteps=999),
+        ("sampling.steps", "1000 does not divide the 999 timesteps of LegoPET-x", "divisor of 999"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "wanted"), CONTRADICTIONS.values(), ids=list(CONTRADICTIONS))
+def test_contradictions_are_named(values, wanted):
+    check_refused(values, *wanted)

@@ -1,0 +1,209 @@
+"""What each rule asks for, against measured peaks: tests/measured_memory.csv.
+
+The table is what ``python -m benchmarks.memory --brainweb DIR`` printed: Python 3.11, torch
+2.13.0+cpu, NumPy and h5py as in requirements.lock, Linux, one thread.
+"""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from benchmarks.memory import CONFIGURATIONS, configuration, job_of, lay_out
+from helpers.workflow import ROOT
+from models.dataset import Batch, SliceKey
+from models.draws import generator
+from models.registry import METHODS, build
+from pipeline import osem
+from pipeline.jobs import memory, network_sizes
+from pipeline.jobs.experiment import models_of
+from pipeline.sources import brainweb, mni152
+from pipeline.storage import hdf5
+from pipeline.storage.kinds import SLICES, SUBJECT_FACTS
+from pipeline.tomography.geometry import field_of_view, grid_from, ring_from
+from pipeline.tomography.system_matrix import joseph_weights
+
+TABLE = Path(__file__).with_name("measured_memory.csv")
+
+
+def measured(name: str) -> dict[str, float]:
+    with TABLE.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["configuration"] == name]
+    return {row["job"]: float(row["peak_mb"]) for row in rows}
+
+
+def asked(folder: Path, name: str) -> dict[str, int]:
+    """``mem_mb`` of every job of a configuration, as the workflow plans it."""
+    command = lay_out(folder / name, name)
+    command[command.index("--") : command.index("--")] = ["--dry-run"]
+    result = subprocess.run(command, cwd=folder / name, text=True, capture_output=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    output = result.stdout + result.stderr
+    found = {}
+    for block in re.findall(r"^rule \w+:\n(?: {4}.+\n)+", output, re.MULTILINE):
+        if log := re.search(r"^ {4}log: (\S+)", block, re.MULTILINE):
+            found[job_of(Path(log[1]))] = int(re.search(r"mem_mb=(\d+)", block)[1])
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_each_job_asks_for_its_peak_and_little_more(tmp_path, name):
+    peaks, wanted = measured(name), asked(tmp_path, name)
+    assert peaks.keys() == wanted.keys()
+    own = {job: wanted[job] - memory.SNAKEMAKE_MB for job in peaks}
+    assert {job: (peaks[job], mb) for job, mb in own.items() if mb < peaks[job]} == {}
+    assert {job: (peaks[job], mb) for job, mb in own.items() if mb > 2.5 * peaks[job]} == {}
+
+
+RUN = """
+import sys, yaml
+from pathlib import Path
+from pipeline import fbp, osem, sinogram
+from pipeline.tomography import projectors, system_matrix
+from pipeline.tomography.geometry import grid_from, ring_from
+
+rule, folder = sys.argv[1], Path(sys.argv[2])
+config = yaml.safe_load((folder / "config.yaml").read_text())
+ring, grid = ring_from(config), grid_from(config)
+simulation, subsets = config["simulation"], config["osem"]["subsets"]
+fine = grid.finer(simulation["oversampling"])
+slices, counts = folder / "slices.h5", folder / "sinogram.h5"
+if rule == "system_matrix":
+    system_matrix.write(folder / "fine.h5", ring, fine, subsets)
+elif rule == "coarse":
+    system_matrix.write(folder / "coarse.h5", ring, grid, subsets)
+elif rule == "sinogram":
+    operator = projectors.load("sparse", ring, fine, subsets, folder / "fine.h5")
+    sinogram.sinogram(slices, counts, simulation, operator)
+elif rule == "osem":
+    operator = projectors.load("sparse", ring, grid, subsets, folder / "coarse.h5")
+    osem.reconstruct(counts, folder / "osem.h5", config["osem"], simulation, operator)
+elif rule == "fbp":
+    fbp.reconstruct(counts, folder / "fbp.h5", config["fbp"], ring, grid)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+"""One rule in a process of its own, which prints its peak memory in KiB."""
+
+
+def between_the_measured_ones() -> dict:
+    """A configuration that is in no table: 96 pixels, cut in two, all physics."""
+    config = configuration("small")
+    config["slices"] |= {"size": 96, "pixel_mm": 3.0, "rotations": 3, "per_volume": 10}
+    config["scanner"] |= {"blocks": 24, "pitch_mm": 6.5, "radial_trim": 48}
+    config["simulation"] |= {"oversampling": 2}
+    config["osem"] |= {"subsets": 6, "iterations": 1}
+    return config
+
+
+def write_slices(path: Path, config: dict) -> None:
+    """All slices of a subject, of noise."""
+    count, per_volume = 30, 10
+    rng, size = np.random.default_rng(1), config["slices"]["size"]
+    fine = size * config["simulation"]["oversampling"]
+    rotation = np.repeat(np.arange(3, dtype=np.uint8), per_volume)
+    arrays = {
+        "activity": rng.uniform(0, 100, (count, fine, fine)).astype(np.float32),
+        "attenuation": np.full((count, fine, fine), 0.1, np.float32),
+        "labels": np.ones((count, size, size), np.uint8),
+        "rotation": rotation,
+        "rotation_deg": rotation.astype(np.float32),
+        "slice_index": np.tile(np.arange(per_volume, dtype=np.int16), 3),
+    }
+    facts = dict.fromkeys(SUBJECT_FACTS, "x") | {"seed": 1, "subject": "subject04"}
+    facts |= {"oversampling": config["simulation"]["oversampling"]}
+    hdf5.write(path, SLICES, arrays, hdf5.provenance({}, **facts))
+
+
+def test_another_size_needs_no_more_than_it_asks_for(tmp_path):
+    config = between_the_measured_ones()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    write_slices(tmp_path / "slices.h5", config)
+    wanted = {
+        "system_matrix": memory.system_matrix(config, 2),
+        "coarse": memory.system_matrix(config, 1),
+        "sinogram": memory.sinogram(config, "sparse"),
+        "osem": memory.osem(config, "sparse"),
+        "fbp": memory.fbp(config),
+    }
+    for rule, mb in wanted.items():
+        command = [sys.executable, "-c", RUN, rule, str(tmp_path)]
+        result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+        assert result.returncode == 0, result.stderr
+        peak = int(result.stdout) * 1024 / 1e6
+        assert peak <= mb - memory.SNAKEMAKE_MB <= 2.5 * peak, rule
+
+
+def test_what_cannot_be_imported_in_time_is_the_same_here():
+    assert memory.VOXELS["brainweb"] == np.prod(brainweb.SHAPE)
+    assert memory.VOXELS["mni152"] == mni152.template()[0].size
+    assert memory.OSEM_SLICES == osem.SLICES_AT_A_TIME
+    assert network_sizes.SIZES.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("oversampling", [1, 2])
+@pytest.mark.parametrize("name", ["small", "large", "mini"])
+def test_entries_of_the_system_matrix_are_bounded(name, oversampling):
+    config = configuration(name)
+    ring, grid = ring_from(config), grid_from(config).finer(oversampling)
+    inside = field_of_view(ring, grid).ravel()
+    views = range(0, ring.views, 4)  # of a polygon, whose views repeat
+    found = np.mean([inside[joseph_weights(ring, grid, view).indices].sum() for view in views])
+    bound = memory.entries(config, oversampling)
+    assert found * ring.views <= bound <= 1.5 * found * ring.views
+
+
+MODELS = [
+    (name, method)
+    for name in ("small", "large", "mini")
+    for method in configuration(name)["methods"]
+]
+
+
+@pytest.mark.parametrize(("name", "method"), MODELS)
+def test_weights_of_the_networks_are_counted(name, method):
+    config = configuration(name)
+    model = models_of(config)[method]
+    size = network_sizes.size_of(model, config["network"])
+    parts = build(method, config["network"], model.settings).parts
+    counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
+    assert size.weights == pytest.approx(counts.pop("network"), rel=0.05)
+    assert size.others == pytest.approx(sum(counts.values()), rel=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["small", "mini"])
+def test_activations_of_a_training_step_are_counted(name, method):
+    config = configuration(name)
+    model, network = models_of(config)[method], config["network"]
+    made = build(method, network, model.settings)
+    if source := model.settings.get("features"):
+        made.use_features(build(source, network, config["methods"][source]))
+    found = kept_numbers(made, network["size"], len(model.settings["conditioning"]))
+    assert found == pytest.approx(network_sizes.size_of(model, network).kept, rel=0.35)
+
+
+def kept_numbers(method, size, channels, slices=4):
+    """Numbers that a step keeps for its backward passes, a slice: storages, but for weights."""
+    modules = [*method.parts.values(), *filter(None, [method.frozen])]
+    weights = {p.data_ptr() for module in modules for p in module.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = tensor  # which nothing else can take the place of then
+        return tensor
+
+    keys = [SliceKey("subject04", 0, number) for number in range(slices)]
+    inputs, image = torch.rand(slices, channels, size, size), torch.rand(slices, 1, size, size)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        draws = [generator(0, *key) for key in keys]
+        for objective in method.training_step(Batch(inputs, image, keys), draws):
+            objective.losses["loss"].backward(retain_graph=True)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 4 / slices
