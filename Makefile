@@ -10,9 +10,12 @@ REFERENCE := .reference
 # Of several calls in one folder at a time one builds, the others wait, and look again whether they must.
 ALONE := +$(PYTHON) tools/alone.py
 
-.PHONY: env demo test faults test-slurm lint audit bench
+.PHONY: help env demo test faults test-slurm lint audit bench
 
-env: $(READY)
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(READY) ## .venv, from requirements.lock
 
 ifndef LOCKED
 $(READY): requirements.lock pyproject.toml
@@ -44,34 +47,34 @@ $(REFERENCE)/.ready: benchmarks/requirements.txt
 	touch $@
 endif
 
-demo: $(READY)
+demo: $(READY) ## the whole workflow on five small heads, and its report
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml
 	$(BIN)/snakemake --cores 1 --configfile config/demo.yaml --report $(DEMO)/report.html
 	@echo
 	@echo "Report:  $(abspath $(DEMO))/report.html"
 	@echo "Table 1: $(abspath $(DEMO))/table1.md"
 
-lint: $(READY)
+lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-test: lint
+test: lint ## lint and all tests but the next two
 	$(BIN)/python -m pytest
 
 # Debian and root: it installs SLURM, starts its daemons, and ends them. Elsewhere it says why not.
-test-slurm: $(READY)
+test-slurm: $(READY) ## the workflow on a real SLURM: Debian, root
 	$(BIN)/python -m pytest -rs -m slurm
 
 # One kill in each rule, and more in training.
-faults: $(READY)
+faults: $(READY) ## the workflow killed in every rule
 	$(BIN)/python -m pytest --kills 36 tests/robustness/test_faults.py
 
-audit: $(READY)
+audit: $(READY) ## known vulnerabilities of the locked packages
 	$(BIN)/python -m tools.audit
 
-bench: $(READY) $(REFERENCE)/.ready
+bench: $(READY) $(REFERENCE)/.ready ## all benchmarks
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml -- $(DEMO)/weights/cDPM.safetensors data/demo/shards/subject05.h5
 	$(BIN)/python -m benchmarks

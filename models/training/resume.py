@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from models.checkpoints import Metadata
 from models.registry import METHODS
 from pipeline.jobs import code_hash
+from pipeline.jobs.experiment import TRAINING_DECIDES
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import Sink, atomic, check_readable
@@ -26,10 +27,6 @@ from pipeline.storage.kinds import SHARD
 from pipeline.storage.system_errors import unreadable
 
 log = logging.getLogger(__name__)
-
-VALIDATION = ("validate_every_steps", "validation_slices", "validation_sampling")
-DECIDING = ("precision", "gradient_clip", "ema_decay", *VALIDATION)
-"""Keys of the configuration's ``training`` that decide what a run's weights and log hold."""
 
 
 def identity(
@@ -45,13 +42,13 @@ def identity(
     conditioning = metadata.settings["conditioning"]
     found = {
         **asdict(metadata),
-        **{key: training[key] for key in DECIDING},
+        **{key: training[key] for key in TRAINING_DECIDES},
         "shards": [_contents(path, conditioning) for path in train_shards],
         "validation_shards": [_contents(path, conditioning) for path in validation_shards],
         "code": code_of(metadata),
     }
     if not validation_shards:
-        found |= dict.fromkeys(VALIDATION)
+        found |= {key: None for key in TRAINING_DECIDES if key.startswith("validat")}
     return json.dumps(found, sort_keys=True)
 
 

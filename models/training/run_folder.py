@@ -30,6 +30,8 @@ class RunFolder:
         Of all runs of a model.
     identity : str
         From `models.training.resume.identity`.
+    accepted_code : str
+        Hash of code other than today's whose run may be gone on with; "" for none.
 
     Attributes
     ----------
@@ -37,8 +39,8 @@ class RunFolder:
         The folder, and in it the working checkpoint, the table of the log, and what was used.
     """
 
-    def __init__(self, root: Path, identity: str):
-        self.root, self.identity = root, identity
+    def __init__(self, root: Path, identity: str, accepted_code: str = ""):
+        self.root, self.identity, self.accepted_code = root, identity, accepted_code
         self.path = root / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.working, self.log = self.path / "working.pt", self.path / "log.csv"
         self.record = self.path / "run.yaml"
@@ -50,7 +52,8 @@ class RunFolder:
     def origin(self, total: int, kept: Callable[[int], Sequence[int]]) -> Path | None:
         """Find the run that this one goes on from, if it has no state of its own.
 
-        That is one that differs in its length alone, or in how often it keeps checkpoints.
+        That is one that differs in its length alone, in how often it keeps checkpoints, or in its
+        code where that is accepted.
 
         Parameters
         ----------
@@ -79,21 +82,31 @@ class RunFolder:
             with resume.restoring(folder / "working.pt"):
                 old, new = json.loads(state["identity"]), json.loads(self.identity)
                 step, finished = int(state["step"]), bool(state["finished"])
+                if accepted := old["code"] == self.accepted_code:
+                    old["code"] = new["code"]
                 related = _without_length(old) == _without_length(new)
             missing = [n for n in kept(step) if not self.epoch(n, folder).exists()]
             if related and step <= total and not missing:
                 if step > longest:
                     longest, origin = step, folder
+                    if accepted:
+                        log.warning("%s was begun with other code, which is accepted", folder)
             elif related and step <= total and finished:
                 refusal = self._refused_epoch(missing[0], folder)
             elif related or not finished:
                 changed = list(checkpoints.differences(old, new, "run"))
                 if step > total:
                     changed = [f"it has done {step} steps, and {total} are asked for"]
+                remedy = f"restore what differs to finish it, or delete {folder} to start anew"
+                if {**old, "code": None} == {**new, "code": None} and step <= total:
+                    remedy = (
+                        f"delete {folder} to start over, or go on with today's code: "
+                        f"--config \"training={{accept_code: '{old['code']}'}}\""
+                    )
                 refusal = InputError(
                     folder / "working.pt",
                     f"belongs to another run ({'; '.join(changed)})",
-                    f"restore what differs to finish it, or delete {folder} to start anew",
+                    remedy,
                 )
         if refusal and not origin:
             raise refusal

@@ -139,7 +139,7 @@ class Run:
         self.metadata = replace(self.metadata, features_sha256=digest)
         self._set_up_on_devices()
         known = identity(self.metadata, self.training, train_shards, validation_shards)
-        self.folder = RunFolder(run_dir, known)
+        self.folder = RunFolder(run_dir, known, self.training["accept_code"])
         log_state = self._resume()
         self.log: RunLog | None = None
         if self.fabric.is_global_zero:

@@ -1,8 +1,17 @@
 """The models of an experiment: every method of the configuration, and variants of them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+TRAINING_DECIDES = (
+    *("precision", "gradient_clip", "ema_decay"),
+    *("validate_every_steps", "validation_slices", "validation_sampling"),
+)
+"""Keys of the configuration's ``training`` that decide what a run's weights and log hold."""
+
+SAMPLING_DECIDES = ("sampler", "steps", "eta", "guidance", "samples", "weights")
+"""Keys of ``sampling`` that decide the images of a method that samples."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,24 @@ def network_settings(model: Model) -> dict[str, Any]:
     if model.settings.get("weight_decay") == 0:
         unused |= {"optimiser"}
     return {key: value for key, value in model.settings.items() if key not in unused}
+
+
+def deciding(model: Model, config: Mapping[str, Any], *sections: str) -> dict[str, Any]:
+    """Give the settings that decide what training or reconstructing with a model makes.
+
+    Parameters
+    ----------
+    sections : str
+        Of the configuration, "network", "training" and "sampling" for instance; of the last two
+        without what changes nothing but time, memory and how often something is said.
+    """
+    found: dict[str, Any] = {"model": asdict(model)}
+    sampling = SAMPLING_DECIDES if "timesteps" in model.settings else ("weights",)
+    chosen = {"training": TRAINING_DECIDES, "sampling": sampling}
+    for section in sections:
+        keys = chosen.get(section, config[section])
+        found[section] = {key: config[section][key] for key in keys}
+    return found
 
 
 def same_but_seed(one: Model, other: Model) -> bool:

@@ -185,11 +185,15 @@ def torch_csr(matrix: scipy.sparse.csr_array, device: torch.device) -> torch.Ten
         )
 
 
-def load(name: str, ring: Ring, grid: Grid, subsets: int, matrix: str | Path | None) -> Projector:
+def load(
+    name: str, ring: Ring, grid: Grid, subsets: int | None, matrix: str | Path | None
+) -> Projector:
     """Build the projector ``name``, from `pipeline.tomography.backend`, on its device.
 
     Parameters
     ----------
+    subsets : int or None
+        None where they do not matter: those of the file, or one.
     matrix : path or None
         File of rule ``system_matrix``, which the sparse projector needs.
 
@@ -200,7 +204,7 @@ def load(name: str, ring: Ring, grid: Grid, subsets: int, matrix: str | Path | N
     """
     device = device_for(name)
     if name == "parallelproj":
-        return ParallelprojProjector(ring, grid, subsets, device)
+        return ParallelprojProjector(ring, grid, subsets or 1, device)
     if matrix is None:
         raise ValueError("the sparse projector needs a system matrix file")
     return SparseProjector(ring, grid, *system_matrix.read(matrix, ring, grid, subsets), device)

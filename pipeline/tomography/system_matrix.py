@@ -101,9 +101,14 @@ def write(output: Path, ring: Ring, grid: Grid, subsets: int) -> None:
 
 
 def read(
-    path: str | Path, ring: Ring, grid: Grid, subsets: int
+    path: str | Path, ring: Ring, grid: Grid, subsets: int | None
 ) -> tuple[list[scipy.sparse.csr_array], list[scipy.sparse.csr_array]]:
     """Read the matrices of `system_matrices` from a file of rule ``system_matrix``.
+
+    Parameters
+    ----------
+    subsets : int or None
+        Which it must have; None for any.
 
     Raises
     ------
@@ -111,17 +116,22 @@ def read(
         If the file is damaged or was made for another geometry.
     """
     with hdf5.opened(path, SYSTEM_MATRIX) as file:
-        found, wanted = file.attrs["config"], _geometry(ring, grid, subsets)
+        found = file.attrs["config"]
         remedy = "delete it and run rule 'system_matrix' again"
         pixels = int(field_of_view(ring, grid).sum())
-        lors = ring.views // subsets * ring.radial_bins
         try:
+            if subsets is None:
+                subsets = int(json.loads(found)["subsets"])
+                if subsets < 1:
+                    raise ValueError(f"{subsets} subsets")
+            wanted = _geometry(ring, grid, subsets)
             if json.loads(found) != wanted:
                 problem = f"was made for {found}, not for {json.dumps(wanted)}"
                 raise InputError(path, problem, remedy)
+            lors = ring.views // subsets * ring.radial_bins
             forward = _read_matrices(file, "forward", subsets, (lors, pixels))
             back = _read_matrices(file, "back", subsets, (pixels, lors))
-        except (ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise InputError(path, f"holds no such matrices ({error})", remedy) from error
     return forward, back
 

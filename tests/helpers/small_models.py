@@ -66,6 +66,7 @@ SETTINGS: dict[str, Any] = {
         "compile": False,
         "activation_checkpointing": False,
         "workers": 0,
+        "accept_code": "",
         "log_every_steps": 2,
         "checkpoint_every_steps": 1,
         "validate_every_steps": 3,

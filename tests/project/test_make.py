@@ -1,6 +1,7 @@
 """Of several calls of make in one folder one builds the environment, the others wait for it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -121,3 +122,12 @@ def test_nothing_waits_where_all_is_built(project):
     (project / ".venv.lock").unlink()
     assert ended(make(project))[0] == [0]
     assert not (project / ".venv.lock").exists()
+
+
+def test_help_names_every_target():
+    said = subprocess.run(
+        ["make", "-s", "help"], cwd=ROOT, text=True, capture_output=True, check=False
+    )
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    named = [line.split()[0] for line in said.stdout.splitlines()]
+    assert sorted(named) == sorted(targets.split())

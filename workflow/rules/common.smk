@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -21,7 +20,7 @@ from models.registry import METHODS
 from pipeline.jobs.code_hash import code_hash
 from pipeline.jobs.config import check
 from pipeline.storage.errors import InputError
-from pipeline.jobs.experiment import models_of, replicates
+from pipeline.jobs.experiment import deciding, models_of, replicates
 from pipeline.tomography.geometry import field_of_view_mm, grid_from, ring_from
 
 try:
@@ -145,14 +144,6 @@ def swept_shards(wildcards):
 def rows(models):
     """Models by the row of a table or line of a figure, seeds together."""
     return replicates(MODELS[name] for name in models)
-
-
-def settings_of(model, *sections):
-    """Settings that a model's job depends on, and no others."""
-    return {
-        "model": asdict(MODELS[model]),
-        **{section: config[section] for section in sections},
-    }
 
 
 def job_threads():

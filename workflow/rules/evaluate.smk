@@ -16,9 +16,10 @@ rule reconstruct:
         gpu=gpus(1),
         mem_mb=lambda wildcards: memory.reconstruct(config, MODELS[wildcards.model]),
     params:
-        settings=lambda wildcards: settings_of(
-            wildcards.model, "network", "training", "sampling"
+        settings=lambda wildcards: deciding(
+            MODELS[wildcards.model], config, "network", "sampling"
         ),
+        precision=config["training"]["precision"],
         code=lambda wildcards: code_of("reconstruct.py", wildcards.model),
     script:
         "../scripts/reconstruct.py"
@@ -215,9 +216,10 @@ rule sweep:
             config, wildcards.sweep, MODELS[wildcards.model]
         ),
     params:
-        settings=lambda wildcards: settings_of(
-            wildcards.model, "network", "training", "sampling"
+        settings=lambda wildcards: deciding(
+            MODELS[wildcards.model], config, "network", "sampling"
         ),
+        precision=config["training"]["precision"],
         sweep=lambda wildcards: SWEEPS[wildcards.sweep],
         code=lambda wildcards: code_of("sweep.py", wildcards.model),
     script:

@@ -21,7 +21,9 @@ rule train:
     params:
         # Outputs are deleted when a job fails or starts again; what training resumes from is not.
         run_dir=f"{RESULTS}/runs/{{model}}",
-        settings=lambda wildcards: settings_of(wildcards.model, "network", "training"),
+        settings=lambda wildcards: deciding(
+            MODELS[wildcards.model], config, "network", "training"
+        ),
         code=lambda wildcards: code_of("train.py", wildcards.model),
     script:
         "../scripts/train.py"

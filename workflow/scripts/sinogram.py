@@ -15,7 +15,7 @@ with job(snakemake):
             snakemake.params.projector,
             Ring(**snakemake.params.scanner),
             grid.finer(snakemake.params.simulation["oversampling"]),
-            snakemake.params.subsets,
+            None,
             snakemake.input.matrix,
         ),
     )

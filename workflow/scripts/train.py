@@ -7,7 +7,8 @@ from pipeline.jobs.launch import start
 with job(snakemake, joint=True):
     start(snakemake.resources.get("mpi", ""))
     train(
-        snakemake.params.settings,
+        # Not parameters: what only decides how fast, and where, is no reason to train again.
+        snakemake.params.settings | {"training": snakemake.config["training"]},
         [Path(shard) for shard in snakemake.input.train],
         [Path(shard) for shard in snakemake.input.validation],
         output=Path(snakemake.output.weights),

@@ -152,8 +152,41 @@ def test_an_unfinished_run_of_other_code_is_named(tmp_path, data, monkeypatch):
     state = resume.load_working(working(tmp_path / "x"))
     before = json.loads(state["identity"])["code"]
     monkeypatch.setattr(resume, "code_of", lambda metadata: "0" * 16)
-    with pytest.raises(InputError, match=f"run.code: {before} -> 0000"):
+    with pytest.raises(InputError, match=f"run.code: {before} -> 0000") as refused:
         run(tmp_path, data, "x", config=of_a_run())
+    assert f"delete {working(tmp_path / 'x').parent} to start over" in refused.value.remedy
+    assert f"--config \"training={{accept_code: '{before}'}}\"" in refused.value.remedy
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_code_that_is_accepted_by_name_goes_on(tmp_path, data, monkeypatch, finished):
+    config = of_a_run()
+    if finished:
+        run(tmp_path, data, "x", config=config)
+    else:
+        killed_at(monkeypatch, 4, tmp_path, data, "x", config=config)
+    before = json.loads(resume.load_working(working(tmp_path / "x"))["identity"])["code"]
+    monkeypatch.setattr(resume, "code_of", lambda metadata: "0" * 16)
+    alone = published(run(tmp_path, data, "alone", config=config))
+    config["training"]["accept_code"] = before
+    with monkeypatch.context() as patch:
+        die_at_call(patch, 0 if finished else 5, kill)
+        if finished:
+            assert published(run(tmp_path, data, "x", config=config)) == alone
+            return
+        with pytest.raises(Killed):  # and is itself killed in its last step
+            run(tmp_path, data, "x", config=config)
+    config["training"]["accept_code"] = ""  # needed once
+    assert published(run(tmp_path, data, "x", config=config)) == alone
+
+
+def test_other_code_than_the_accepted_one_stays_refused(tmp_path, data, monkeypatch):
+    config = of_a_run()
+    killed_at(monkeypatch, 4, tmp_path, data, "x", config=config)
+    monkeypatch.setattr(resume, "code_of", lambda metadata: "0" * 16)
+    config["training"]["accept_code"] = "1" * 16
+    with pytest.raises(InputError, match=r"run\.code"):
+        run(tmp_path, data, "x", config=config)
 
 
 def test_the_state_of_an_earlier_version_is_named(tmp_path, data):

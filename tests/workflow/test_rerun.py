@@ -1,0 +1,214 @@
+"""What a change runs again, on a dry run of a finished experiment: all that it can change, no more.
+
+``pytest -rP tests/workflow/test_rerun.py`` prints the jobs of every line.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from helpers.workflow import ROOT, snakemake
+
+pytestmark = pytest.mark.dag
+
+SUBJECTS = ("subject01", "subject02", "subject03")
+GANS, SAMPLING = ("cGAN", "Pix2Pix"), ("cDPM", "LegoPET", "LegoPET-seed2", "LegoPET-fbp")
+GUIDED = ("LegoPET-p01", "LegoPET-p02")
+U_NETS = ("PnPNet", "PnPNet-fbp", *SAMPLING, *GUIDED)
+TRAINED = ("DeepPET", *GANS, *U_NETS)
+EVALUATED = ("DeepPET", *GANS, "PnPNet", *SAMPLING)
+SWEPT = {f"sweep epochs {model}" for model in ("cDPM", "LegoPET")}
+SWEPT |= {f"sweep guidance {model}" for model in GUIDED} | {"sweep samplers LegoPET"}
+SWEEP_FIGURES = {"epochs", "guidance", "samplers"}
+OF_METRICS = {"metrics subject03", "join_metrics", "table1", "regional_bias", "calibration"}
+PREVIEWS = {f"preview {stage} subject03" for stage in ("phantoms", "sinograms", "shards")}
+END = {"provenance", "all"}
+
+
+def each(rule: str, *wildcards: Iterable[str]) -> set[str]:
+    """Jobs of a rule for all combinations of some wildcards."""
+    found = {rule}
+    for values in wildcards:
+        found = {f"{job} {value}" for job in found for value in values}
+    return found
+
+
+def reconstructed(models: Iterable[str]) -> set[str]:
+    """Reconstructions of some models, and all that follows from them."""
+    return each("reconstruct", models, ["subject03"]) | OF_METRICS | {"panel"} | END
+
+
+def trained(models: Iterable[str]) -> set[str]:
+    """Trainings of some models, and all that follows from them."""
+    found = each("train", models) | reconstructed(set(models) & set(EVALUATED))
+    found |= {job for job in SWEPT if job.split()[-1] in models}
+    found |= {job.split()[1] for job in found if job.startswith("sweep")}
+    return found | {"training_curves"} | ({"uncertainty"} if "LegoPET" in models else set())
+
+
+SAMPLED = reconstructed(SAMPLING) | SWEPT | SWEEP_FIGURES | {"uncertainty"}
+SHARDED = each("shard", SUBJECTS) | {"preview shards subject03"} | trained(TRAINED)
+FROM_OSEM = each("osem", SUBJECTS) | SHARDED
+DRAWN = each("fetch", SUBJECTS) | each("phantom", SUBJECTS) | each("slices", SUBJECTS) | PREVIEWS
+DRAWN |= each("sinogram", SUBJECTS) | each("fbp", SUBJECTS) | FROM_OSEM
+
+COMMENTED = '"""In other words."""\n# And a remark.\n'
+
+CODE = {
+    "a comment and a docstring in every module": (
+        "**/*.py",
+        r'\A"""(.|\n)*?"""\n',
+        COMMENTED,
+        set(),
+    ),
+    "a type hint": ("models/methods/gan.py", r"-> Iterator\[Objective\]", "-> object", set()),
+    "layout": ("models/networks/unet.py", r"\n\n\n", "\n\n\n\n", set()),
+    "code of the GANs": (
+        "models/methods/gan.py",
+        r"(def training_step\((.|\n)*?\"\"\"\n)",
+        r"\1        pass\n",
+        trained(GANS),
+    ),
+    "code of the U-Net": (
+        "models/networks/unet.py",
+        r"class UNet\(nn.Module\):",
+        "class UNet(nn.Module):\n    CHANGED = True\n",
+        trained(U_NETS),
+    ),
+    "code of a figure": (
+        "models/report/images.py",
+        r"(def panel\()",
+        r"\1changed=True, *,",
+        {"panel"} | END,
+    ),
+    "code of Table 1": (
+        "models/report/table1.py",
+        r"(def table1\()",
+        r"\1changed=True, *,",
+        {"table1"} | END,
+    ),
+    "code of a command": ("models/summary.py", r"\Z", "\nCHANGED = True\n", set()),
+    "code of the log": ("models/training/logger.py", r"\Z", "\nCHANGED = True\n", set()),
+    "code of checkpoint files": ("models/checkpoints.py", r"\Z", "\nCHANGED = True\n", set()),
+    "code that resumes": ("models/training/resume.py", r"\Z", "\nCHANGED = True\n", set()),
+    "prefetching": ("models/loader.py", r"\Z", "\nCHANGED = True\n", set()),
+    "code of OSEM": ("pipeline/osem.py", r"(def reconstruct\()", r"\1changed=True, *,", FROM_OSEM),
+}
+"""Files, what is replaced in them and by what, and the jobs that run again."""
+
+SETTINGS = {
+    "training: log_every_steps": ("training={log_every_steps: 7}", set()),
+    "training: checkpoint_every_steps": ("training={checkpoint_every_steps: 7}", set()),
+    "training: workers": ("training={workers: 0}", set()),
+    "training: threads": ("training={threads: 2}", set()),
+    "training: device": ("training={device: auto}", set()),
+    "training: devices": ("training={devices: 2, device: cuda}", set()),
+    "training: compile": ("training={compile: true}", set()),
+    "training: activation_checkpointing": ("training={activation_checkpointing: true}", set()),
+    "training: gradient_clip": ("training={gradient_clip: 2}", trained(TRAINED)),
+    "sampling: eta": ("sampling={eta: 0.5}", SAMPLED),
+    "sampling: samples": ("sampling={samples: 3}", SAMPLED),
+    "sampling: weights": (
+        "sampling={weights: ema}",
+        SAMPLED | reconstructed(EVALUATED),
+    ),
+    "sampling: batch_size": ("sampling={batch_size: 3}", set()),
+    "osem: iterations": ("osem={iterations: 3}", FROM_OSEM),
+    "osem: subsets": ("osem={subsets: 8}", {"system_matrix reconstruction"} | FROM_OSEM),
+    "fbp: filter": ("fbp={window: hann}", each("fbp", SUBJECTS) | SHARDED),
+    "seed": ("seed=5", DRAWN),
+}
+"""Changes of the configuration, and the jobs that run again."""
+
+
+@pytest.fixture(scope="module")
+def copy(finished, tmp_path_factory):
+    """The finished experiment, with the project's files instead of links to them."""
+    folder = tmp_path_factory.mktemp("rerun") / "copy"
+    links = {path.name for path in finished.iterdir() if path.is_symlink()}
+    shutil.copytree(finished, folder, ignore=lambda top, names: links & {*names}, symlinks=True)
+    for name in (*links, "pipeline", "models"):
+        source, target = ROOT / name, folder / name
+        skip = shutil.ignore_patterns("__pycache__", ".snakemake")
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=skip, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, target)
+    return folder
+
+
+def planned(folder: Path, *arguments: str) -> set[str]:
+    """Jobs that Snakemake would run, as rule and wildcards."""
+    result = snakemake(folder, "--cores", "2", "--dry-run", *arguments)
+    assert result.returncode == 0, result.stdout[-4000:]
+    found = set()
+    for rule, block in re.findall(
+        r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", result.stdout, re.MULTILINE
+    ):
+        wildcards = re.search(r"^ {4}wildcards: (.*)$", block, re.MULTILINE)
+        values = re.findall(r"\w+=([\w.-]+)", wildcards[1]) if wildcards else []
+        found.add(" ".join([rule, *values]))
+    return found
+
+
+def say(name: str, jobs: set[str]) -> None:
+    print(f"{name}: {', '.join(sorted(jobs)) or 'nothing'}")
+
+
+def test_nothing_runs_again_in_a_copy(copy):
+    assert planned(copy) == set()
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_code_runs_again_what_it_computes(copy, name):
+    files, old, new, expected = CODE[name]
+    changed = {}
+    paths = [
+        path
+        for top in ("pipeline", "models")
+        for path in (copy / top).rglob("*.py")
+        if files == "**/*.py" or path == copy / files
+    ]
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        edited = re.sub(old, new, text, count=1)
+        if edited != text:
+            changed[path] = text
+            path.write_text(edited, encoding="utf-8")
+    assert changed
+    try:
+        jobs = planned(copy)
+    finally:
+        for path, text in changed.items():
+            path.write_text(text, encoding="utf-8")
+    say(name, jobs)
+    assert jobs == expected
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_run_again_what_they_decide(copy, name):
+    change, expected = SETTINGS[name]
+    jobs = planned(copy, "--config", change)
+    say(name, jobs)
+    assert jobs == expected
+
+
+def test_another_test_subject_trains_nothing_again(copy):
+    table = copy / "data" / "subjects.tiny.tsv"
+    text = table.read_text(encoding="utf-8")
+    table.write_text(text + "subject04\ttest\t-\n", encoding="utf-8")
+    try:
+        jobs = planned(copy)
+    finally:
+        table.write_text(text, encoding="utf-8")
+    say("one more test subject", jobs)
+    own = {job for job in jobs if "subject04" in job}
+    rules = {job.split()[0] for job in own}
+    data = {"fetch", "phantom", "slices", "sinogram", "osem", "fbp", "shard"}
+    assert rules == data | {"reconstruct", "metrics"}
+    joined = {"join_metrics", "table1", "regional_bias", "calibration", *END}
+    swept = {job for job in SWEPT if "epochs" in job} | {"epochs"}
+    assert jobs - own == joined | swept | {"panel", "uncertainty"}
