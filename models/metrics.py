@@ -8,7 +8,6 @@ float64. A number that does not exist, as the mean over an empty mask, is NaN.
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 GREY_MATTER, WHITE_MATTER = 2, 3  # BrainWeb classes
 
@@ -75,6 +74,9 @@ def ssim_map(images: Tensor, references: Tensor) -> Tensor:
     Tensor
         (N, 1, H, W).
     """
+    # Here, for it brings matplotlib and half of SciPy, which reconstructions need not wait for.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     _, similarity = structural_similarity_index_measure(
         images,
         references,

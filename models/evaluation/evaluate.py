@@ -12,19 +12,11 @@ import numpy as np
 import pandas as pd
 
 from models.dataset import Scales, subject_of
-from models.evaluation.measure import REFERENCES, Slices, activity, quality, rows_of_model, tidy
-from models.evaluation.metrics_table import write_table
+from models.evaluation.measure import Slices, activity, quality, rows_of_model, tidy
+from models.evaluation.metrics_table import REFERENCES, write_table
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
-
-# --- what is measured ------------------------------------------------------------------------
-
-
-# --- rows of the table ------------------------------------------------------------------------
-
-
-# --- the rule --------------------------------------------------------------------------------
 
 
 def evaluate(

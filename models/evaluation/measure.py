@@ -12,12 +12,9 @@ from torch import Tensor
 
 from models import metrics
 from models.dataset import Scales, subject_of
-from models.evaluation.metrics_table import COLUMNS, EVERYWHERE
+from models.evaluation.metrics_table import COLUMNS, EVERYWHERE, REFERENCES, REGIONS
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-
-REFERENCES = ("osem", "truth")
-REGIONS = ("image", "head")
 
 Values = dict[tuple[str, str, str], np.ndarray]
 """(metric, reference, region) -> one value a slice, (N,); NaN where it does not exist.

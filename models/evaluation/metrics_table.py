@@ -46,6 +46,10 @@ COLUMNS = {
 }
 """Columns of the table and their types; empty where they do not apply."""
 
+REFERENCES = ("osem", "truth")
+REGIONS = ("image", "head")
+"""What images are compared with, and where; other regions are of single metrics."""
+
 EVERYWHERE = {("psnr_db", "image"), ("ssim", "image"), ("reconstruction_seconds", "")}
 """Metrics and regions that have a value for every slice.
 

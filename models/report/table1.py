@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from models.evaluation.bootstrap import DRAWS, Bootstrap
-from models.evaluation.measure import REFERENCES, REGIONS
-from models.evaluation.metrics_table import EVERYWHERE, read_parts
+from models.evaluation.metrics_table import EVERYWHERE, REFERENCES, REGIONS, read_parts
 from models.report.formats import Table, latex, markdown, page
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError

@@ -23,7 +23,6 @@ from models.devices import make_fabric, share_statistics
 from models.draws import generator, seed_of
 from models.loader import batches, in_order
 from models.methods.base import Objective, check_finite, trainable_parameters
-from models.networks.unet import UNet
 from models.registry import build
 from models.training import record, resume
 from models.training.logger import RunLog
@@ -281,7 +280,7 @@ class Run:
         for name, module in self.method.parts.items():
             plain = share_statistics(module, self.fabric)
             for submodule in plain.modules():
-                if isinstance(submodule, UNet):
+                if hasattr(submodule, "checkpointing"):
                     submodule.checkpointing = self.training["activation_checkpointing"]
             optimiser = make_optimiser(plain, self.own)
             compiled: Any = torch.compile(plain) if self.training["compile"] else plain

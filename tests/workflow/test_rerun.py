@@ -86,8 +86,8 @@ CODE = {
     ),
     "code of Table 1": (
         "models/report/table1.py",
-        r"(def table1\()",
-        r"\1changed=True, *,",
+        r"(    main = pd.DataFrame\()",
+        r"    changed = True\n\1",
         {"table1"} | END,
     ),
     "code of a command": ("models/summary.py", r"\Z", "\nCHANGED = True\n", set()),
