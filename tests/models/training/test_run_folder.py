@@ -170,7 +170,7 @@ def test_code_that_is_accepted_by_name_goes_on(tmp_path, data, monkeypatch, fini
     alone = published(run(tmp_path, data, "alone", config=config))
     config["training"]["accept_code"] = before
     with monkeypatch.context() as patch:
-        die_at_call(patch, 0 if finished else 5, kill)
+        die_at_call(patch, 0 if finished else 4, kill)
         if finished:
             assert published(run(tmp_path, data, "x", config=config)) == alone
             return
