@@ -2,19 +2,19 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from lightning_fabric.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.jobs.launch import OWN, adopt_launcher
 from pipeline.storage.errors import InputError
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabric:
+
+def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> "Fabric":
     """Set up the devices that the configuration asks for.
 
     Parameters
@@ -34,24 +34,17 @@ def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabr
         If there are fewer GPUs, or a launcher started another number of processes or says too
         little.
     """
-    launched = adopt_launcher()
-    if launched and (started := int(os.environ["WORLD_SIZE"])) != devices:
-        raise InputError(
-            "training.devices",
-            f"is {devices}, and {started} processes were started",
-            "make the launcher's number of processes and training.devices the same",
-        )
+    # Here, for they take seconds to import, and reconstructions do without.
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import (
+        LightningEnvironment,
+        TorchElasticEnvironment,
+    )
+    from lightning_fabric.strategies import DDPStrategy
+
+    launched = _launched(devices)
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if launched else devices
-    accelerator = training["device"]
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    found = torch.cuda.device_count()
-    if accelerator == "cuda" and found < here:
-        raise InputError(
-            "training.device",
-            f"asks for {here} GPU(s), and PyTorch sees {found}",
-            "set training.device to cpu or auto, or training.devices to what there is",
-        )
+    accelerator = _accelerator(training, here)
     # Buffers are not broadcast: batch norms share their statistics already, see `share_statistics`.
     strategy = DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
     # Named, for Fabric would take any SLURM job for one whose processes srun has started.
@@ -71,7 +64,76 @@ def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> Fabr
     return fabric
 
 
-def share_statistics(module: nn.Module, fabric: Fabric) -> nn.Module:
+def _launched(devices: int) -> bool:
+    """Say whether a launcher started this process, if it was among as many as are asked for."""
+    launched = adopt_launcher()
+    if launched and (started := int(os.environ["WORLD_SIZE"])) != devices:
+        raise InputError(
+            "training.devices",
+            f"is {devices}, and {started} processes were started",
+            "make the launcher's number of processes and training.devices the same",
+        )
+    return launched
+
+
+def _accelerator(training: Mapping[str, Any], count: int) -> str:
+    """Give "cpu" or "cuda", of which there are so many devices."""
+    accelerator = training["device"]
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    found = torch.cuda.device_count()
+    if accelerator == "cuda" and found < count:
+        raise InputError(
+            "training.device",
+            f"asks for {count} GPU(s), and PyTorch sees {found}",
+            "set training.device to cpu or auto, or training.devices to what there is",
+        )
+    return accelerator
+
+
+class Inference:
+    """One device to compute trained networks on, as precisely as they were trained.
+
+    Parameters
+    ----------
+    training : mapping
+        ``device`` and ``precision``, as for `make_fabric`.
+    threads : int
+        CPU cores that may be used.
+
+    Attributes
+    ----------
+    device : torch.device
+
+    Raises
+    ------
+    InputError
+        If there is no GPU where one is asked for, or a launcher started several processes.
+    """
+
+    def __init__(self, training: Mapping[str, Any], threads: int):
+        _launched(1)
+        name = _accelerator(training, 1)
+        self.device = torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+        self.mixed = training["precision"] == "bf16-mixed"
+        torch.set_num_threads(max(1, threads))
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device; it gives 32 bits in either precision."""
+        if self.mixed:
+            network.register_forward_hook(_in_32_bits)
+        return network.to(self.device)
+
+    def autocast(self) -> torch.autocast:
+        """Have what is computed within use the precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
+
+
+def _in_32_bits(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    return output.float()
+
+
+def share_statistics(module: nn.Module, fabric: "Fabric") -> nn.Module:
     """Let batch norms use the statistics of the joint batch of all devices.
 
     Raises

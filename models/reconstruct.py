@@ -10,7 +10,7 @@ import torch
 
 from models import checkpoints
 from models.dataset import ShardSlices
-from models.devices import make_fabric
+from models.devices import Inference
 from models.loader import batches, in_order
 from models.methods.base import check_finite
 from pipeline.storage import hdf5
@@ -43,7 +43,7 @@ class Reconstructor:
         self, weights: Path, features: Path | None, settings: Mapping[str, Any], threads: int
     ):
         self.settings, self.seed = settings, settings["model"]["seed"]
-        self.fabric = make_fabric(settings["training"], 1, threads)
+        self.inference = Inference(settings["training"], threads)
         which = settings["sampling"]["weights"]
         self.method, self.metadata = checkpoints.load(
             weights, settings["network"], which, settings["model"]
@@ -51,9 +51,9 @@ class Reconstructor:
         self.sha256 = checkpoints.sha256(weights)
         self.features_sha256 = checkpoints.attach_features(self.method, self.metadata, features)
         self.parameters = self.method.parameter_count()
-        self.method.network = self.fabric.setup_module(self.method.network)
+        self.method.network = self.inference.place(self.method.network)
         if self.method.frozen is not None:
-            self.fabric.to_device(self.method.frozen)
+            self.method.frozen.to(self.inference.device)
 
     def slices(self, shard_paths: Sequence[Path]) -> ShardSlices:
         """Open shards for `samples`."""
@@ -86,8 +86,8 @@ class Reconstructor:
         """
         found = []
         for batch in batches(slices, in_order(indices, sampling["batch_size"]), 0, False):
-            inputs = self.fabric.to_device(batch.inputs)
-            with self.fabric.autocast():
+            inputs = batch.inputs.to(self.inference.device)
+            with self.inference.autocast():
                 images = self.method.predict(inputs, batch.keys, sampling, self.seed)
             check_finite(images, batch.keys, self._name(sampling))
             found.append(images.float().cpu().numpy())
@@ -119,7 +119,7 @@ class Reconstructor:
             "guidance": sampling["guidance"] if sampled else float("nan"),
             "seed": self.seed if sampled else -1,
             "training_seed": self.metadata.seed,
-            "device": str(self.fabric.device),
+            "device": str(self.inference.device),
         }
 
 
