@@ -22,7 +22,7 @@ class PnPNet(Method):
         self.network = make_unet(network, in_channels=channels, time_conditioned=False)
 
     def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
-        """Yield ``loss`` = ``mse`` + dwt_weight x ``dwt``; see `models.losses`."""
+        """Yield ``loss`` = ``mse`` + dwt_weight x ``dwt``; see `regression_loss`."""
         losses = regression_loss(
             self.network(batch.inputs),
             batch.image,

@@ -66,7 +66,7 @@ def panel(
     Returns
     -------
     Figure
-        For `models.report.curves.save`.
+        For `models.report.drawing.save`.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def uncertainty(
     Returns
     -------
     Figure
-        For `models.report.curves.save`.
+        For `models.report.drawing.save`.
 
     Raises
     ------

@@ -29,6 +29,10 @@ def legend_of(figure):
     return [text.get_text() for text in legend.get_texts()]
 
 
+def lines_of(axis, label):
+    return [line for line in axis.lines if line.get_label() == label]
+
+
 def write_metrics(path, rows):
     """Write rows (model, estimate, metric, reference, region, value)."""
     columns = ["model", "estimate", "metric", "reference", "region", "value"]

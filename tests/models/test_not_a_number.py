@@ -16,7 +16,7 @@ from models.evaluation.metrics_table import read_table
 from models.evaluation.sweep import sweep
 from models.reconstruct import reconstruct
 from models.registry import load
-from models.report import curves
+from models.report import sweeps
 from pipeline.storage.errors import InputError
 
 SAMPLERS = {
@@ -221,10 +221,10 @@ def test_a_sweep_with_missing_values_is_not_drawn(tmp_path, metric, value, probl
         {("ddim", 10, 0.0): (33, 0.8, 2), ("dpm-solver++", 10, 0.0): (30, 0.7, 0.2)},
         names,
     )
-    curves.samplers([path])
+    sweeps.samplers([path])
     edited(path, value, sampler="dpm-solver++", metric=metric)
     with pytest.raises(InputError, match=problem):
-        curves.samplers([path])
+        sweeps.samplers([path])
 
 
 def test_tables_of_a_sweep_have_every_value(study, tmp_path):

@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from models.report.curves import calibration, save
+from models.report.curves import calibration
+from models.report.drawing import save
 from pipeline.jobs.job import job
 
 with job(snakemake):

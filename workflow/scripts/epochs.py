@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from models.report.curves import epochs, save
+from models.report.drawing import save
+from models.report.sweeps import epochs
 from pipeline.jobs.job import job
 
 with job(snakemake):

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from models.checkpoints import read_metadata
-from models.report.curves import save
+from models.report.drawing import save
 from models.report.images import panel
 from pipeline.jobs.job import job
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from models.report.curves import save, training_curves
+from models.report.curves import training_curves
+from models.report.drawing import save
 from pipeline.jobs.job import job
 
 with job(snakemake):

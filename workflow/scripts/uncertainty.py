@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from models.report.curves import save
+from models.report.drawing import save
 from models.report.images import uncertainty
 from pipeline.jobs.job import job
 

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from models.methods.base import trainable_parameters as count
-from models.networks.unet import Features, FullAttention, LinearAttention, RMSNorm, UNet, Upsample
+from models.networks.blocks import FullAttention, LinearAttention, RMSNorm, Upsample
+from models.networks.unet import Features, UNet
 
 
 def small(**options):

@@ -7,7 +7,7 @@ import pytest
 from helpers.measurements import legend_of, regional_rows, write_metrics, write_sweep
 from helpers.table1 import make, rows_of
 from models.evaluation.metrics_table import COLUMNS, read_table, write_table
-from models.report import curves
+from models.report import curves, sweeps
 
 WORDS = ["None", "NA", "nan", "NaN", "null", "NULL", "n-a", "true", "False", "inf", "Infinity"]
 
@@ -50,8 +50,8 @@ def test_figures_have_its_lines(word, tmp_path):
     names = ["epoch", "sampler", "steps", "eta", "condition_dropout", "guidance"]
     sweep = write_sweep(tmp_path / "sweep.csv", word, sampled, names)
     other = write_sweep(tmp_path / "other.csv", "cDPM", sampled, names)
-    assert f"{word}: ddim, η = 0" in legend_of(curves.samplers([sweep, other]))
-    heat_map = curves.guidance([sweep]).axes[0]
+    assert f"{word}: ddim, η = 0" in legend_of(sweeps.samplers([sweep, other]))
+    heat_map = sweeps.guidance([sweep]).axes[0]
     assert [text.get_text() for text in heat_map.get_yticklabels()] == [f"0.1\n{word}"]
     rows = [row for name in ("FBP", "OSEM", word) for row in regional_rows(name, [1], [2], [1])]
     rows += [(word, "mean", "coverage_0.5", "osem", "head", 0.4)]

@@ -1,4 +1,4 @@
-"""What each rule asks for, against measured peaks: tests/measured_memory.csv.
+"""What each rule asks for, against measured peaks: measured_memory.csv beside this.
 
 The table is what ``python -m benchmarks.memory --brainweb DIR`` printed: Python 3.11, torch
 2.13.0+cpu, NumPy and h5py as in requirements.lock, Linux, one thread.

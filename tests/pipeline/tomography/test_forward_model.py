@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def test_a_water_cylinder_attenuates_by_exp_of_minus_mu_l(sparse, disc):
-    # Chords err by up to 0.3 pixels (test_projector.py says why): mu times that must be small.
+    # Chords err by up to 0.3 pixels (test_projectors.py says why): mu times that must be small.
     ring, grid = Ring(18, 4, 328, 28.8, 22), Grid(1024, 0.25)
     radius_cm, centre_cm = 10.0, (1.0, -1.5)
     cylinder = disc(grid, 10 * radius_cm, (10 * centre_cm[0], 10 * centre_cm[1]))[None]

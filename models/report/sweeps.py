@@ -1,0 +1,179 @@
+"""Figures of the sweeps: quality over epochs, guidance and samplers.
+
+Each function returns a figure, for `models.report.drawing.save`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from models.report.drawing import LINES, read, remedy, style
+from pipeline.storage.errors import InputError
+
+QUALITY = {"psnr_db": "PSNR [dB]", "ssim": "SSIM"}
+"""Metrics of every sweep, with axis labels."""
+
+SLICE = ("subject", "rotation", "slice_index")
+
+
+def epochs(rows: Mapping[str, Sequence[Path]]) -> Figure:
+    """Draw PSNR and SSIM against OSEM over the epochs of training, as the paper's Fig. 3.
+
+    Parameters
+    ----------
+    rows : mapping of name to sequence of path
+        Tables of the sweep over epochs: of one model, or of its replicates, which are drawn as
+        thin lines around their mean.
+
+    Raises
+    ------
+    InputError
+        If a table is missing, unreadable, or lacks a column or a metric.
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    tables = {row: [_read_sweep(path, ("epoch",)) for path in rows[row]] for row in rows}
+    for n, (row, replicates) in enumerate(tables.items()):
+        label = f"{row} (mean of {len(replicates)} seeds)" if len(replicates) > 1 else row
+        for axis, metric in zip(axes, QUALITY, strict=True):
+            curves = pd.concat([_means(table, metric, ["epoch"]) for table in replicates], axis=1)
+            mean = curves.dropna().mean(axis=1)  # else the mean jumps where a replicate ends
+            axis.plot(mean.index, mean, label=label, **style(n))
+            if len(replicates) > 1:
+                axis.plot(curves, color=style(n)["color"], linewidth=0.7, alpha=0.7)
+    for axis, quantity in zip(axes, QUALITY.values(), strict=True):
+        axis.set(xlabel="epoch", ylabel=quantity)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    figure.suptitle(_facts("Test split", [t for each in tables.values() for t in each]), size=10)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    return figure
+
+
+def guidance(paths: Sequence[Path]) -> Figure:
+    """Draw PSNR and SSIM against OSEM over p_dp (down) and lambda_2 (across), as heat maps.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Tables of the sweep over guidance, each of one model, which is one row. The best cell is
+        framed.
+
+    Raises
+    ------
+    InputError
+        If a table is missing, unreadable, lacks a column or a metric, or is of a model without
+        guidance.
+    """
+    tables = [_read_sweep(path, ("condition_dropout", "guidance")) for path in paths]
+    for path, table in zip(paths, tables, strict=True):
+        if table[["condition_dropout", "guidance"]].isna().any(axis=None):
+            problem = "has rows without condition_dropout or guidance"
+            raise InputError(path, problem, "sweep models that have both (cDPM, LegoPET)")
+    swept = pd.concat(tables)
+    figure = Figure(layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, (metric, quantity) in zip(axes, QUALITY.items(), strict=True):
+        means = _means(swept, metric, ["condition_dropout", "model", "guidance"])
+        grid = means.unstack("guidance").sort_index()
+        _draw_heat_map(axis, grid, quantity, 4 if metric == "ssim" else 2)
+    rows, columns = grid.shape
+    figure.set_size_inches(max(8, 4 + 1.6 * columns), 2.4 + 0.6 * rows)
+    axes[0].set_ylabel("p_dp: condition dropout in training")
+    figure.suptitle(_facts("Validation split", tables), size=10)
+    return figure
+
+
+def _draw_heat_map(axis: Axes, grid: pd.DataFrame, quantity: str, digits: int) -> None:
+    """Draw a table of p_dp and model (rows) by lambda_2 (columns), with its values."""
+    values = grid.to_numpy()
+    shown = axis.imshow(values, cmap="cividis", aspect="auto")
+    axis.figure.colorbar(shown, ax=axis, label=quantity)
+    axis.set_title(quantity, fontsize=10)
+    axis.set_xticks(range(len(grid.columns)), [f"{scale:g}" for scale in grid.columns])
+    axis.set_yticks(range(len(grid)), [f"{dropout:g}\n{model}" for dropout, model in grid.index])
+    axis.set_xlabel("λ₂: guidance scale in sampling")
+    dark = np.asarray(shown.norm(values)) < 0.5
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if dark[row, column] else "black"
+        text = "–" if np.isnan(value) else f"{value:.{digits}f}"
+        axis.text(column, row, text, ha="center", va="center", color=colour)
+    row, column = np.unravel_index(np.nanargmax(values), values.shape)
+    frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=3, clip_on=False)
+    axis.add_patch(frame)
+
+
+def samplers(paths: Sequence[Path]) -> Figure:
+    """Draw PSNR, SSIM (against OSEM) and seconds a slice over the steps of each sampler.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Tables of the sweep over samplers, each of one model: samplers (and eta of DDIM) differ in
+        colour and marker, models in line style.
+
+    Raises
+    ------
+    InputError
+        If a table is missing, unreadable, or lacks a column or a metric.
+    """
+    metrics = {**QUALITY, "reconstruction_seconds": "time per slice [s]"}
+    tables = [_read_sweep(path, ("sampler", "steps", "eta"), tuple(metrics)) for path in paths]
+    swept = pd.concat(tables)
+    eta = swept["eta"].map(", η = {:g}".format).where(swept["sampler"] == "ddim", "")
+    swept["process"] = swept["sampler"] + eta  # DDIM alone has an eta
+    processes, models = list(swept["process"].unique()), list(swept["model"].unique())
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, (metric, quantity) in zip(axes, metrics.items(), strict=True):
+        means = _means(swept, metric, ["model", "process", "steps"])
+        for model, process in swept[["model", "process"]].drop_duplicates().to_numpy():
+            curve = means.xs((model, process))
+            line = style(processes.index(process))
+            line["linestyle"] = LINES[models.index(model) % len(LINES)]
+            label = f"{model}: {process}" if len(models) > 1 else process
+            axis.plot(curve.index, curve, label=label, **line)
+        axis.set(xlabel="sampling steps", ylabel=quantity, xscale="log")
+        axis.grid(alpha=0.3)
+    axes[2].set(yscale="log")
+    figure.suptitle(_facts("Validation split", tables), size=10)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    return figure
+
+
+def _read_sweep(
+    path: Path, settings: Sequence[str], metrics: Sequence[str] = tuple(QUALITY)
+) -> pd.DataFrame:
+    """Read a sweep's rows against OSEM on whole images, and those without a reference (times)."""
+    columns = ("model", "samples", "metric", "reference", "region", "value")
+    table = read(path, (*SLICE, *columns, *settings))
+    table = table[
+        table["reference"].isin(["osem", np.nan]) & table["region"].isin(["image", np.nan])
+    ]
+    counts = table["metric"].value_counts()
+    if fewer := [name for name in metrics if counts.get(name, 0) < max(counts, default=1)]:
+        problem = f"has no rows of {', '.join(fewer)} for some or all slices and settings"
+        raise InputError(path, problem, remedy(path))
+    return table
+
+
+def _means(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.Series:
+    """Mean of a metric over slices, for each combination of settings."""
+    return table[table["metric"] == metric].groupby(list(by), sort=True)["value"].mean()
+
+
+def _facts(split: str, tables: Sequence[pd.DataFrame]) -> str:
+    """What the numbers of a sweep are: a title."""
+    table = pd.concat(tables)
+    slices = len(table[list(SLICE)].drop_duplicates())
+    counts = "/".join(f"{count:.0f}" for count in sorted(table["samples"].unique()))
+    estimate = "single samples" if counts == "1" else f"means of {counts} samples"
+    return (
+        f"{split}: mean over {slices} slices, {estimate}, against OSEM, data range 1, whole image"
+    )
