@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from models.dataset import Batch, Scales, ShardSlices
 from models.draws import generator
 from models.loader import batches
 from models.registry import METHODS, build
+from models.settings import FinalSampling, Network
 from models.training.optim import make_optimiser
 from models.training.order import BatchOrder
 from pipeline.shard import SHARD
@@ -37,7 +39,8 @@ from pipeline.storage import hdf5
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-ONE_STEP = {**SETTINGS["sampling"], "sampler": "ddim", "steps": 1}
+NETWORK = Network(**SETTINGS["network"])
+ONE_STEP = replace(FinalSampling(**SETTINGS["sampling"]), sampler="ddim", steps=1)
 GPU_FLOPS = 4e13
 """Assumed rate of training on one data-centre GPU in bf16: an eighth of an A100's peak (312e12)."""
 
@@ -81,10 +84,11 @@ def measure(name: str, paths: list[Path], batch: int, turns: int, threads: int) 
     """Run one method; in a process of its own."""
     torch.set_num_threads(threads)
     own = SETTINGS["methods"][name]
-    method = build(name, SETTINGS["network"], own)
+    method = build(name, NETWORK, own)
+    typed = method.Settings(**own)
     if source := own.get("features"):
-        method.use_features(build(source, SETTINGS["network"], SETTINGS["methods"][source]))
-    optimisers = {part: make_optimiser(module, own) for part, module in method.parts.items()}
+        method.use_features(build(source, NETWORK, SETTINGS["methods"][source]))
+    optimisers = {part: make_optimiser(module, typed) for part, module in method.parts.items()}
     slices = first_batch(paths, batch, own["conditioning"])
 
     def train() -> None:

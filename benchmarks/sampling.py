@@ -9,6 +9,7 @@ range 1, whole image. Without options the demonstration's cDPM and test subject 
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from models import checkpoints, metrics
 from models.dataset import Batch, ShardSlices
 from models.loader import batches
+from models.settings import Network, Sampling
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +32,7 @@ def read_slices(shard: Path, metadata: checkpoints.Metadata, count: int) -> Batc
 
 
 @torch.no_grad()
-def run(method: Any, batch: Batch, sampling: dict[str, Any]) -> tuple[float, float]:
+def run(method: Any, batch: Batch, sampling: Sampling) -> tuple[float, float]:
     """Sample every slice once: seconds and mean PSNR in dB."""
     start = time.perf_counter()
     images = method.predict(batch.inputs, batch.keys, sampling, 0)
@@ -49,19 +51,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     metadata = checkpoints.read_metadata(options.weights)
-    method, metadata = checkpoints.load(options.weights, metadata.network)
+    method, metadata = checkpoints.load(options.weights, Network(**metadata.network))
     if source := metadata.settings.get("features"):
         features = options.weights.with_name(f"{source}.safetensors")
         checkpoints.attach_features(method, metadata, features)
     batch = read_slices(options.shard, metadata, options.slices)
-    common = {"eta": 0.0, "guidance": 0.0, "samples": 1}
-    few = {**common, "sampler": "dpm-solver++", "steps": options.steps}
-    every = {**common, "sampler": "ddpm", "steps": metadata.settings["timesteps"]}
+    few = Sampling("dpm-solver++", options.steps, eta=0.0, guidance=0.0, samples=1)
+    every = replace(few, sampler="ddpm", steps=metadata.settings["timesteps"])
     run(method, batch, few)  # a warm-up
     (fast, fast_psnr), (slow, slow_psnr) = run(method, batch, few), run(method, batch, every)
     print(f"{metadata.model}, {len(batch.keys)} slices, {options.threads} threads")
     for sampling, seconds, psnr in ((few, fast, fast_psnr), (every, slow, slow_psnr)):
-        name = f"{sampling['sampler']}, {sampling['steps']} steps"
+        name = f"{sampling.sampler}, {sampling.steps} steps"
         print(f"{name:26} {seconds / len(batch.keys) * 1e3:9.1f} ms/slice  {psnr:6.2f} dB")
     print(f"{slow / fast:.1f} times as fast, PSNR {fast_psnr - slow_psnr:+.2f} dB")
 

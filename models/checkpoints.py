@@ -17,6 +17,8 @@ from torch import nn
 from models.dataset import Scales
 from models.methods.base import Method
 from models.registry import METHODS, build
+from models.settings import Network
+from pipeline.jobs.experiment import Model
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic, check_readable
 from pipeline.storage.system_errors import unreadable
@@ -194,9 +196,9 @@ def _tensors(path: Path, described: Mapping[str, Any], digest: str) -> dict[str,
 
 def load(
     path: Path,
-    network: Mapping[str, Any],
+    network: Network,
     weights: str = "raw",
-    model: Mapping[str, Any] | None = None,
+    model: Model | None = None,
 ) -> tuple[Method, Metadata]:
     """Rebuild a trained method, on the CPU and in evaluation mode.
 
@@ -204,12 +206,12 @@ def load(
     ----------
     path : Path
         From `save`.
-    network : mapping
-        The configuration's ``network``, which must be the one it was trained with.
+    network : Network
+        Which must be the one it was trained with.
     weights : str
         "raw", or "ema" for their moving average.
-    model : mapping or None
-        The model that they must be of, a `pipeline.jobs.experiment.Model` as a dict; None for any.
+    model : Model or None
+        The model that they must be of; None for any.
 
     Raises
     ------
@@ -221,7 +223,7 @@ def load(
     _check_asked(path, metadata, network, model)
     remedy = WEIGHTS_REMEDY.format(path)
     try:
-        method = build(metadata.method, metadata.network, metadata.settings)
+        method = build(metadata.method, network, metadata.settings)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         problem = f"has settings that make no {metadata.method} ({error!r})"
         raise InputError(path, problem, remedy) from error
@@ -251,17 +253,15 @@ def load(
     return method, metadata
 
 
-def _check_asked(
-    path: Path, metadata: Metadata, network: Mapping[str, Any], model: Mapping[str, Any] | None
-) -> None:
+def _check_asked(path: Path, metadata: Metadata, network: Network, model: Model | None) -> None:
     """Refuse weights of another model or network before anything is built by their settings."""
-    if model is not None and metadata.model != model["name"]:
-        problem = f"is of {metadata.model}, not {model['name']}"
+    if model is not None and metadata.model != model.name:
+        problem = f"is of {metadata.model}, not {model.name}"
         raise InputError(path, problem, "give the model's own weights")
-    changed = list(differences(metadata.network, _plain(network), "network"))
+    changed = list(differences(metadata.network, _plain(asdict(network)), "network"))
     if model is not None:
-        changed += differences(metadata.method, model["method"], "method")
-        asked = _plain(model["settings"])
+        changed += differences(metadata.method, model.method, "method")
+        asked = _plain(model.settings)
         for name in PREDICTING:
             changed += differences(metadata.settings.get(name), asked.get(name), name)
     if changed:
@@ -301,7 +301,7 @@ def attach_features(method: Method, metadata: Metadata, features: Path | None) -
         raise InputError(features, f"is of {found.model}, not {wanted}", f"give {wanted}'s")
     if found.method != "PnPNet":
         raise InputError(features, f"is a {found.method}, not a PnPNet", f"give {wanted}'s weights")
-    source, found = load(features, metadata.network)
+    source, found = load(features, Network(**metadata.network))
     digest = sha256(features)
     if found.scales != metadata.scales:
         problem = f"was trained at {found.scales}, not {metadata.scales}"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from models.dataset import Batch
+from models.settings import Training
 from pipeline.jobs.launch import OWN, adopt_launcher
 from pipeline.storage.errors import InputError
 
@@ -14,13 +16,13 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> "Fabric":
+def make_fabric(training: Training, devices: int, threads: int) -> "Fabric":
     """Set up the devices that the configuration asks for.
 
     Parameters
     ----------
-    training : mapping
-        ``device`` ("auto" takes CUDA where there is one) and ``precision``.
+    training : Training
+        Its ``device`` and ``precision`` count.
     devices : int
         How many. torchrun or srun may have started as many processes, on one node or several; if
         not, and there is more than one, this starts the others, each of which runs the calling
@@ -54,7 +56,7 @@ def make_fabric(training: Mapping[str, Any], devices: int, threads: int) -> "Fab
         devices=here,
         num_nodes=devices // here,
         strategy=strategy,
-        precision=training["precision"],
+        precision=training.precision,
         plugins=[environment],
     )
     if devices > 1 and not launched:
@@ -76,9 +78,9 @@ def _launched(devices: int) -> bool:
     return launched
 
 
-def _accelerator(training: Mapping[str, Any], count: int) -> str:
+def _accelerator(training: Training, count: int) -> str:
     """Give "cpu" or "cuda", of which there are so many devices."""
-    accelerator = training["device"]
+    accelerator = training.device
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     found = torch.cuda.device_count()
@@ -96,8 +98,8 @@ class Inference:
 
     Parameters
     ----------
-    training : mapping
-        ``device`` and ``precision``, as for `make_fabric`.
+    training : Training
+        As for `make_fabric`.
     threads : int
         CPU cores that may be used.
 
@@ -111,11 +113,11 @@ class Inference:
         If there is no GPU where one is asked for, or a launcher started several processes.
     """
 
-    def __init__(self, training: Mapping[str, Any], threads: int):
+    def __init__(self, training: Training, threads: int):
         _launched(1)
         name = _accelerator(training, 1)
         self.device = torch.device("cuda", 0) if name == "cuda" else torch.device(name)
-        self.mixed = training["precision"] == "bf16-mixed"
+        self.mixed = training.precision == "bf16-mixed"
         torch.set_num_threads(max(1, threads))
 
     def place(self, network: nn.Module) -> nn.Module:
@@ -131,6 +133,22 @@ class Inference:
 
 def _in_32_bits(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     return output.float()
+
+
+def to_device(batch: Batch, fabric: "Fabric") -> Batch:
+    """Move a batch to where networks are trained."""
+    inputs, image = fabric.to_device((batch.inputs, batch.image))
+    return Batch(inputs, image, batch.keys)
+
+
+def combined(values: Mapping[str, float], fabric: "Fabric", how: str = "sum") -> dict[str, float]:
+    """Combine numbers of all devices, by "sum" or "max"."""
+    if fabric.world_size == 1:
+        return dict(values)
+    tensor = torch.tensor(list(values.values()), device=fabric.device, dtype=torch.double)
+    total = fabric.all_reduce(tensor, reduce_op=how)
+    assert isinstance(total, Tensor)  # as was given
+    return dict(zip(values, total.tolist(), strict=True))
 
 
 def share_statistics(module: nn.Module, fabric: "Fabric") -> nn.Module:

@@ -1,6 +1,7 @@
 """Rule ``reconstruct``: all slices of one shard by one trained model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from models.dataset import ShardSlices
 from models.devices import Inference
 from models.loader import batches, in_order
 from models.methods.base import check_finite
+from models.settings import FinalSampling, Settings
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import RECONSTRUCTION
 
@@ -26,10 +28,8 @@ class Reconstructor:
         Of any model.
     features : Path or None
         Weights of the model whose features this one was trained with.
-    settings : mapping
-        ``model`` (a `pipeline.jobs.experiment.Model` as a dict), and the configuration's
-        ``network``, ``training`` (device, precision) and ``sampling`` (which weights, slices at a
-        time).
+    settings : Settings
+        Of ``training`` its device and precision count, of ``sampling`` which weights.
     threads : int
         CPU cores that may be used.
 
@@ -39,14 +39,11 @@ class Reconstructor:
         If a file is missing, damaged, or not of this configuration.
     """
 
-    def __init__(
-        self, weights: Path, features: Path | None, settings: Mapping[str, Any], threads: int
-    ):
-        self.settings, self.seed = settings, settings["model"]["seed"]
-        self.inference = Inference(settings["training"], threads)
-        which = settings["sampling"]["weights"]
+    def __init__(self, weights: Path, features: Path | None, settings: Settings, threads: int):
+        self.settings, self.seed = settings, settings.model.seed
+        self.inference = Inference(settings.training, threads)
         self.method, self.metadata = checkpoints.load(
-            weights, settings["network"], which, settings["model"]
+            weights, settings.network, settings.sampling.weights, settings.model
         )
         self.sha256 = checkpoints.sha256(weights)
         self.features_sha256 = checkpoints.attach_features(self.method, self.metadata, features)
@@ -57,13 +54,13 @@ class Reconstructor:
 
     def slices(self, shard_paths: Sequence[Path]) -> ShardSlices:
         """Open shards for `samples`."""
-        size = self.settings["network"]["size"]
+        size = self.settings.network.size
         conditioning = self.metadata.settings["conditioning"]
         return ShardSlices(shard_paths, size, self.metadata.scales, conditioning)
 
     @torch.no_grad()
     def samples(
-        self, slices: ShardSlices, indices: Sequence[int], sampling: Mapping[str, Any]
+        self, slices: ShardSlices, indices: Sequence[int], sampling: FinalSampling
     ) -> np.ndarray:
         """Reconstruct some slices.
 
@@ -71,8 +68,8 @@ class Reconstructor:
         ----------
         indices : sequence of int
             N positions in ``slices``.
-        sampling : mapping
-            As the configuration's; of no effect on methods that do not sample.
+        sampling : FinalSampling
+            Of no effect on methods that do not sample.
 
         Returns
         -------
@@ -85,7 +82,7 @@ class Reconstructor:
             If a pixel is not finite: names model, sampler and slice, and the step if it is known.
         """
         found = []
-        for batch in batches(slices, in_order(indices, sampling["batch_size"]), 0, False):
+        for batch in batches(slices, in_order(indices, sampling.batch_size), 0, False):
             inputs = batch.inputs.to(self.inference.device)
             with self.inference.autocast():
                 images = self.method.predict(inputs, batch.keys, sampling, self.seed)
@@ -93,12 +90,12 @@ class Reconstructor:
             found.append(images.float().cpu().numpy())
         return np.concatenate(found) * np.float32(self.metadata.scales.activity)
 
-    def _name(self, sampling: Mapping[str, Any]) -> str:
+    def _name(self, sampling: FinalSampling) -> str:
         if not self.method.samples:
             return self.metadata.model
-        return f"{self.metadata.model}, {sampling['sampler']} with {sampling['steps']} steps"
+        return f"{self.metadata.model}, {sampling.sampler} with {sampling.steps} steps"
 
-    def facts(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    def facts(self, sampling: FinalSampling) -> dict[str, Any]:
         """Tell how an image came about; NaN, -1 or nothing where something does not apply."""
         sampled, settings = self.method.samples, self.metadata.settings
         return {
@@ -111,12 +108,12 @@ class Reconstructor:
             "epoch": self.metadata.epoch,
             "parameters": self.parameters,
             "activity_scale": self.metadata.scales.activity,
-            "weights": sampling["weights"],
-            "samples": sampling["samples"] if sampled else 1,
-            "sampler": sampling["sampler"] if sampled else "",
-            "steps": sampling["steps"] if sampled else 1,
-            "eta": sampling["eta"] if sampled else float("nan"),
-            "guidance": sampling["guidance"] if sampled else float("nan"),
+            "weights": sampling.weights,
+            "samples": sampling.samples if sampled else 1,
+            "sampler": sampling.sampler if sampled else "",
+            "steps": sampling.steps if sampled else 1,
+            "eta": sampling.eta if sampled else float("nan"),
+            "guidance": sampling.guidance if sampled else float("nan"),
             "seed": self.seed if sampled else -1,
             "training_seed": self.metadata.seed,
             "device": str(self.inference.device),
@@ -127,7 +124,7 @@ def reconstruct(
     weights: Path,
     shard: Path,
     output: Path,
-    settings: Mapping[str, Any],
+    settings: Settings,
     features: Path | None,
     threads: int,
 ) -> None:
@@ -142,7 +139,7 @@ def reconstruct(
     weights, settings, features, threads
         See `Reconstructor`.
     """
-    model, sampling = Reconstructor(weights, features, settings, threads), settings["sampling"]
+    model, sampling = Reconstructor(weights, features, settings, threads), settings.sampling
     slices = model.slices([shard])
     stack = model.samples(slices, range(len(slices)), sampling)
     arrays: dict[str, np.ndarray | h5py.Dataset] = {
@@ -152,8 +149,11 @@ def reconstruct(
     }
     if stack.shape[1] > 1:
         arrays |= {"std": stack.std(axis=1, ddof=1), "samples": stack}
-    used: dict[str, Any] = {"network": settings["network"], "settings": model.metadata.settings}
+    used: dict[str, Any] = {
+        "network": asdict(settings.network),
+        "settings": model.metadata.settings,
+    }
     if model.method.samples:
-        used["sampling"] = dict(sampling)
+        used["sampling"] = asdict(sampling)
     facts = {"subject": slices.keys[0].subject, **model.facts(sampling)}
     hdf5.write(output, RECONSTRUCTION, arrays, hdf5.provenance(used, **facts))

@@ -11,6 +11,7 @@ from pipeline.storage.errors import InputError
 
 if TYPE_CHECKING:
     from models.methods.base import Method
+    from models.settings import Network
 
 METHODS = {
     "PnPNet": "models.methods.pnpnet:PnPNet",
@@ -38,16 +39,27 @@ def load(name: str) -> "type[Method]":
     return found
 
 
-def build(name: str, network: Mapping[str, Any], settings: Mapping[str, Any]) -> "Method":
+def build(name: str, network: "Network", settings: Mapping[str, Any]) -> "Method":
     """Make a method with fresh weights, its convolutions laid out for speed (channels last).
+
+    Parameters
+    ----------
+    name : str
+    network : Network
+    settings : mapping
+        The configuration's ``methods.<name>``, or those of a variant, or what weights were
+        trained with.
 
     Raises
     ------
     InputError
         If there is no method of that name.
+    TypeError
+        If it has other settings.
     """
     import torch
 
-    method = load(name)(network, settings)
+    kind = load(name)
+    method = kind(network, kind.Settings(**settings))
     method.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method

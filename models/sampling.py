@@ -1,6 +1,6 @@
 """The reverse process of diffusion: samplers, and one sample's way from noise to image."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,32 +10,31 @@ from torch import Tensor
 from models.dataset import SliceKey
 from models.draws import generator, normal_like
 from models.methods.base import check_finite
-from pipeline.jobs.noise import alphas_cumprod, betas
+from models.settings import Sampling
+from pipeline.jobs.noise import NoiseSchedule, alphas_cumprod, betas
 from pipeline.storage.errors import InputError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x_t, (N, 1, H, W); t, (N,)) -> the network's output, (N, 1, H, W)."""
 
 
-def with_schedule(kind: type, settings: Mapping[str, Any], **options: Any) -> Any:
-    """Make a scheduler of ``diffusers`` of a method's forward process, its products in float64.
+def with_schedule(kind: type, schedule: NoiseSchedule, **options: Any) -> Any:
+    """Make a scheduler of ``diffusers`` of a forward process, its products in float64.
 
     In its own float32, small differences of large products would round to zero or below.
     """
     scheduler = kind(
-        num_train_timesteps=settings["timesteps"],
-        trained_betas=betas(settings),
+        num_train_timesteps=schedule.timesteps,
+        trained_betas=betas(schedule),
         # The first step starts at t = T - 1, where x_t is indeed almost pure noise.
         timestep_spacing="trailing",
         **options,
     )
-    scheduler.alphas_cumprod = torch.from_numpy(alphas_cumprod(settings))
+    scheduler.alphas_cumprod = torch.from_numpy(alphas_cumprod(schedule))
     return scheduler
 
 
-def make_sampler(
-    settings: Mapping[str, Any], sampling: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
+def make_sampler(schedule: NoiseSchedule, sampling: Sampling) -> tuple[Any, dict[str, Any]]:
     """Prepare the reverse process: DDPM, DDIM or the second-order DPM-Solver++.
 
     Returns
@@ -50,21 +49,21 @@ def make_sampler(
     """
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-    steps, timesteps = sampling["steps"], settings["timesteps"]
+    steps, timesteps = sampling.steps, schedule.timesteps
     if timesteps % steps:
         raise InputError(
             "sampling.steps", f"{steps} does not divide {timesteps} timesteps", "choose a divisor"
         )
     # The estimate of x_0 is clipped before the scheduler sees it, see `sample`.
-    of_estimates = partial(with_schedule, settings=settings, prediction_type="sample")
+    of_estimates = partial(with_schedule, schedule=schedule, prediction_type="sample")
     scheduler: Any
     options: dict[str, Any] = {}
-    if sampling["sampler"] == "ddpm":
+    if sampling.sampler == "ddpm":
         scheduler = of_estimates(DDPMScheduler, clip_sample=False)
-    elif sampling["sampler"] == "ddim":
+    elif sampling.sampler == "ddim":
         scheduler = of_estimates(DDIMScheduler, clip_sample=False)
         # With an eta of 1, rounding could leave less than no noise for the rest of a step.
-        options = {"eta": min(sampling["eta"], 1 - 1e-12)}
+        options = {"eta": min(sampling.eta, 1 - 1e-12)}
     else:
         scheduler = of_estimates(DPMSolverMultistepScheduler, algorithm_type="dpmsolver++")
     scheduler.set_timesteps(steps)
@@ -76,8 +75,9 @@ def sample(
     denoiser: Denoiser,
     like: Tensor,
     keys: Sequence[SliceKey],
-    settings: Mapping[str, Any],
-    sampling: Mapping[str, Any],
+    schedule: NoiseSchedule,
+    prediction: str,
+    sampling: Sampling,
     seed: int,
     number: int = 0,
 ) -> Tensor:
@@ -95,8 +95,11 @@ def sample(
         (N, 1, H, W); gives shape, dtype and device.
     keys : sequence of SliceKey
         N keys.
-    settings, sampling : mapping
-        The method's settings (forward process, prediction) and ``sampling``.
+    schedule : NoiseSchedule
+        The method's forward process.
+    prediction : str
+        What the denoiser gives, see `estimate_image`.
+    sampling : Sampling
     seed : int
         The configuration's ``seed``.
     number : int
@@ -112,16 +115,16 @@ def sample(
     InputError
         If the denoiser or the sampler gives pixels that are not finite: names sampler, step, slice.
     """
-    scheduler, options = make_sampler(settings, sampling)
+    scheduler, options = make_sampler(schedule, sampling)
     draws = [generator(seed, "sample", *key, number) for key in keys]
-    if sampling["sampler"] != "dpm-solver++":  # which draws nothing but its start
+    if sampling.sampler != "dpm-solver++":  # which draws nothing but its start
         options["generator"] = draws
     x = normal_like(like, draws)
     for step, t in enumerate(scheduler.timesteps.tolist(), start=1):
-        place = f"{sampling['sampler']}, step {step} of {sampling['steps']} (t = {t})"
+        place = f"{sampling.sampler}, step {step} of {sampling.steps} (t = {t})"
         output = denoiser(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
         check_finite(output, keys, f"network at {place}")
-        estimate = estimate_image(output, x, scheduler.alphas_cumprod[t], settings["prediction"])
+        estimate = estimate_image(output, x, scheduler.alphas_cumprod[t], prediction)
         x = scheduler.step(estimate.clamp(-1, 1), t, x, **options).prev_sample
         check_finite(x, keys, place)
     return x

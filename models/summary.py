@@ -8,7 +8,8 @@ import torch
 import typer
 
 from models.methods.base import Method, trainable_parameters
-from models.registry import METHODS, load
+from models.registry import METHODS, build
+from models.settings import Network
 from pipeline.jobs.config_files import read_configuration
 from pipeline.storage.errors import InputError
 
@@ -45,7 +46,7 @@ def _built(settings: Mapping[str, Any]) -> dict[str, Method]:
         if name not in settings["methods"]:
             raise InputError("methods", f"lacks {name}", "take it from config/config.yaml")
         with torch.device("meta"):
-            found[name] = load(name)(settings["network"], settings["methods"][name])
+            found[name] = build(name, Network(**settings["network"]), settings["methods"][name])
     return found
 
 

@@ -14,6 +14,7 @@ from models.dataset import SliceKey
 from models.evaluation.measure import Slices, rows_of_model
 from models.evaluation.metrics_table import read_parts
 from models.reconstruct import Reconstructor
+from models.settings import Settings
 from pipeline.jobs.config_files import read_configuration
 from pipeline.jobs.experiment import models_of
 from pipeline.storage import hdf5
@@ -55,12 +56,12 @@ def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFr
         raise InputError(model, "is no model of this study", f"choose from {', '.join(models)}")
     table_path, shard_path = results / "metrics.csv.gz", _shard(config, key.subject)
     features = models[model].settings.get("features")
-    sections = {name: config[name] for name in ("network", "training", "sampling")}
+    settings = Settings.of(asdict(models[model]), config)
     reconstructor = Reconstructor(
         _weights(results, model),
         _weights(results, features) if features else None,
-        {"model": asdict(models[model]), **sections},
-        config["training"]["threads"] or os.cpu_count() or 1,
+        settings,
+        settings.training.threads or os.cpu_count() or 1,
     )
     slices = reconstructor.slices([shard_path])
     if key not in slices.keys:
@@ -81,10 +82,10 @@ def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFr
         )
 
     index = slices.keys.index(key)
-    samples = reconstructor.samples(slices, [index], config["sampling"])
+    samples = reconstructor.samples(slices, [index], settings.sampling)
     with hdf5.opened(shard_path, SHARD) as shard:
         measured = Slices.read(shard, np.array([index]))
-    facts = reconstructor.facts(config["sampling"])
+    facts = reconstructor.facts(settings.sampling)
     rows = pd.concat(rows_of_model(samples, measured, reconstructor.metadata.scales, facts))
     lines = pd.DataFrame(
         {

@@ -1,15 +1,16 @@
 """Rule ``sweep``: a model's quality on some slices, by checkpoint, guidance or sampler."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from models.evaluation.measure import Slices, origin_of, quality, tidy
 from models.evaluation.metrics_table import write_table
 from models.reconstruct import Reconstructor
+from models.settings import Settings, Sweep
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SHARD
 
@@ -18,8 +19,8 @@ def sweep(
     weights: Sequence[Path],
     shard_paths: Sequence[Path],
     output: Path,
-    settings: Mapping[str, Any],
-    varied: Mapping[str, Any],
+    settings: Settings,
+    varied: Sweep,
     features: Path | None,
     threads: int,
 ) -> None:
@@ -34,11 +35,9 @@ def sweep(
     output : Path
         CSV, columns as `models.evaluation.metrics_table.COLUMNS`: PSNR, SSIM and NRMSE of whole
         images against both references, and ``reconstruction_seconds``, the mean time per slice.
-    settings : mapping
-        See `models.reconstruct.Reconstructor`.
-    varied : mapping
-        The configuration's ``evaluation.sweeps.<sweep>``: how many ``slices`` of each subject, and
-        a list of replacements for ``sampling``.
+    settings : Settings
+    varied : Sweep
+        How many slices of each subject, and what replaces the settings' sampling.
     features : Path or None
         Weights of the model whose features this one was trained with.
     threads : int
@@ -52,11 +51,11 @@ def sweep(
     tables = []
     for path in weights:
         model = Reconstructor(path, features, settings, threads)
-        for changes in varied["sampling"]:
-            sampling = {**settings["sampling"], **changes}
+        for changes in varied.sampling:
+            sampling = replace(settings.sampling, **changes)
             for shard_path in shard_paths:
                 slices = model.slices([shard_path])
-                chosen = slices.evenly_spaced(varied["slices"])
+                chosen = slices.evenly_spaced(varied.slices)
                 start = time.perf_counter()
                 images = model.samples(slices, chosen, sampling).mean(axis=1)
                 seconds = (time.perf_counter() - start) / len(chosen)

@@ -1,14 +1,57 @@
 """What a method is: networks, a training step and a prediction."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.dataset import Batch, SliceKey
+from models.settings import Network, Sampling
 from pipeline.storage.errors import InputError
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Settings that every method has, in the configuration's ``methods.<name>``.
+
+    A method with more inherits from it, in its own file.
+
+    Attributes
+    ----------
+    conditioning : sequence of str
+        What networks see of the measurement: names of `models.channels.CHANNELS`.
+    epochs : int
+        Times that every training slice is seen.
+    keep_every_epochs : int
+        Epochs between two kept checkpoints; 0 keeps the last alone.
+    batch_size : int
+        Slices of a training step.
+    optimiser : str
+        "adam" or "adamw".
+    learning_rate : float
+        The largest of its schedule.
+    schedule : str
+        After the warm-up "constant", or "cosine" for a fall to 0.
+    warmup_steps : int
+        Over which the learning rate grows linearly.
+    betas : sequence of float
+        Adam's decay rates of the first and second moment.
+    weight_decay : float
+    """
+
+    conditioning: Sequence[str]
+    epochs: int
+    keep_every_epochs: int
+    batch_size: int
+    optimiser: str
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    betas: Sequence[float]
+    weight_decay: float
 
 
 class Objective(NamedTuple):
@@ -36,14 +79,15 @@ class Method(ABC):
 
     Parameters
     ----------
-    network : mapping
-        The configuration's ``network``: the U-Net that several methods share, and ``size``.
-    settings : mapping
-        The configuration's ``methods.<name>``, or those of a variant; the number of channels of
-        the inputs is that of its ``conditioning``.
+    network : Network
+    settings : MethodSettings
+        Of the class `Settings`, from the configuration's ``methods.<name>`` or a variant; the
+        number of channels of the inputs is that of its ``conditioning``.
 
     Attributes
     ----------
+    Settings : type
+        `MethodSettings`, or what inherits from it: fields as in the method's schema.
     network : nn.Module
         What predicts: the trained weights that are saved and counted.
     frozen : nn.Module or None
@@ -52,12 +96,13 @@ class Method(ABC):
         Whether `predict` draws from a distribution, so that ``sampling`` matters.
     """
 
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
     network: nn.Module
     frozen: nn.Module | None = None
     samples: ClassVar[bool] = False
 
     @abstractmethod
-    def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]): ...
+    def __init__(self, network: Network, settings: MethodSettings): ...
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -84,7 +129,7 @@ class Method(ABC):
 
     @abstractmethod
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
     ) -> Tensor:
         """Reconstruct images.
 
@@ -94,8 +139,7 @@ class Method(ABC):
             (N, C, size, size), as in `Batch`.
         keys : sequence of SliceKey
             N keys; random draws for a slice depend on its key and the seed alone.
-        sampling : mapping
-            The configuration's ``sampling``.
+        sampling : Sampling
         seed : int
             The configuration's ``seed``.
 

@@ -4,9 +4,10 @@ Images are in [-1, 1] here. With a_t the cumulative product of 1 - beta_t, the f
 x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, eps ~ N(0, 1), t = 0 .. T - 1.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,30 @@ from torch import Tensor
 
 from models.dataset import Batch, SliceKey, from_signed, to_signed
 from models.draws import normal_like
-from models.methods.base import Method, Objective
+from models.methods.base import Method, MethodSettings, Objective
 from models.networks.unet import Features, make_unet
 from models.sampling import Denoiser, sample, with_schedule
+from models.settings import Network, Sampling
+from pipeline.jobs.noise import NoiseSchedule
 
 # `diffusers` is imported where it is used: that takes seconds, which only training and sampling
 # should pay for. Its schedulers carry no types.
+
+
+@dataclass(frozen=True)
+class CDPMSettings(NoiseSchedule, MethodSettings):
+    """Of cDPM: the forward process, what is predicted, and how often without a condition.
+
+    Attributes
+    ----------
+    prediction : str
+        "epsilon" (the paper's), "v_prediction" or "sample" (x_0).
+    condition_dropout : float
+        Probability p_dp that a training slice's conditions are replaced by zeros.
+    """
+
+    prediction: str
+    condition_dropout: float
 
 
 class Condition(NamedTuple):
@@ -50,11 +69,12 @@ class CDPM(Method):
     `condition` is what a subclass changes.
     """
 
+    Settings: ClassVar[type[MethodSettings]] = CDPMSettings
     samples = True
 
-    def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
+    def __init__(self, network: Network, settings: CDPMSettings):
         self.settings = settings
-        channels = 1 + len(settings["conditioning"])
+        channels = 1 + len(settings.conditioning)
         self.network = make_unet(network, in_channels=channels, time_conditioned=True)
 
     def condition(self, inputs: Tensor) -> Condition:
@@ -76,7 +96,7 @@ class CDPM(Method):
         independently for each slice.
         """
         image = to_signed(batch.image)
-        steps, dropout = self.settings["timesteps"], self.settings["condition_dropout"]
+        steps, dropout = self.settings.timesteps, self.settings.condition_dropout
         t = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws])
         t = t.to(image.device)
         keep = torch.cat([torch.rand(1, generator=draw) >= dropout for draw in draws])
@@ -87,13 +107,14 @@ class CDPM(Method):
         yield Objective("network", {"loss": loss})
 
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
     ) -> Tensor:
         """Draw samples, (N, K, size, size); see `sample`. The condition is computed once."""
-        denoiser = self._guided(self.condition(inputs), sampling["guidance"])
+        denoiser = self._guided(self.condition(inputs), sampling.guidance)
+        forward, like, prediction = self.settings, inputs[:, :1], self.settings.prediction
         samples = [
-            sample(denoiser, inputs[:, :1], keys, self.settings, sampling, seed, number)
-            for number in range(sampling["samples"])
+            sample(denoiser, like, keys, forward, prediction, sampling, seed, number)
+            for number in range(sampling.samples)
         ]
         return from_signed(torch.cat(samples, dim=1))
 
@@ -118,7 +139,7 @@ class CDPM(Method):
         return denoiser
 
     def _target(self, image: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        prediction = self.settings["prediction"]
+        prediction = self.settings.prediction
         if prediction == "epsilon":
             return noise
         if prediction == "sample":

@@ -7,26 +7,52 @@ CVPR 2017 (pix2pix); Mao et al., "Least squares generative adversarial networks"
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dataset import Batch, SliceKey, from_signed, to_signed
-from models.methods.base import Method, Objective
+from models.methods.base import Method, MethodSettings, Objective
 from models.networks.patchgan import PatchDiscriminator
 from models.networks.resnet_generator import ResNetGenerator
-
-# --- networks ----------------------------------------------------------------------------------
-
-
-# No convolution before a norm has a bias: the norm would take it away again.
+from models.settings import Network, Sampling
 
 
-# --- methods -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class GANSettings(MethodSettings):
+    """Of an adversarial method: its networks.
+
+    Attributes
+    ----------
+    width : int
+        Channels of the generator at full resolution.
+    blocks : int
+        Residual blocks of the generator.
+    discriminator_width : int
+        Channels of the discriminator's first layer.
+    """
+
+    width: int
+    blocks: int
+    discriminator_width: int
+
+
+@dataclass(frozen=True)
+class Pix2PixSettings(GANSettings):
+    """Of Pix2Pix, beside a GAN's.
+
+    Attributes
+    ----------
+    l1_weight : float
+        Weight of the absolute error beside the adversarial loss.
+    """
+
+    l1_weight: float
 
 
 class GAN(Method):
@@ -36,13 +62,13 @@ class GAN(Method):
     not samples. The discriminator serves training alone, and is no part of what predicts.
     """
 
-    def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
+    Settings: ClassVar[type[MethodSettings]] = GANSettings
+
+    def __init__(self, network: Network, settings: GANSettings):
         self.settings = settings
-        channels = len(settings["conditioning"])
-        self.network = ResNetGenerator(settings["width"], settings["blocks"], channels)
-        self.discriminator: nn.Module = PatchDiscriminator(
-            settings["discriminator_width"], channels
-        )
+        channels = len(settings.conditioning)
+        self.network = ResNetGenerator(settings.width, settings.blocks, channels)
+        self.discriminator: nn.Module = PatchDiscriminator(settings.discriminator_width, channels)
         # Where several devices train, `discriminator` is wrapped to share its gradients. The
         # generator's step has none to share, and must not go through that wrapper.
         self._unshared = self.discriminator
@@ -100,7 +126,7 @@ class GAN(Method):
             yield Objective("network", self.generator_losses(logits, fake.float(), image))
 
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
     ) -> Tensor:
         """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
         return from_signed(self.network(inputs))
@@ -117,6 +143,9 @@ class CGAN(GAN):
 class Pix2Pix(GAN):
     """Least-squares adversarial loss + l1_weight x L1 (Isola et al. 2017, Mao et al. 2017)."""
 
+    Settings = Pix2PixSettings
+    settings: Pix2PixSettings
+
     def adversarial_loss(self, logits: Tensor, real: bool) -> Tensor:
         """Squared distance to 1 (real) or 0, averaged over slices and patches."""
         return (logits - float(real)).square().mean()
@@ -124,7 +153,7 @@ class Pix2Pix(GAN):
     def generator_losses(self, logits: Tensor, fake: Tensor, image: Tensor) -> dict[str, Tensor]:
         """Add l1_weight x ``l1``, the mean absolute error between images in [-1, 1]."""
         adversarial, l1 = self.adversarial_loss(logits, real=True), F.l1_loss(fake, image)
-        loss = adversarial + self.settings["l1_weight"] * l1
+        loss = adversarial + self.settings.l1_weight * l1
         return {"loss": loss, "adversarial": adversarial, "l1": l1}
 
 

@@ -1,7 +1,7 @@
 """PnPNet: one U-Net from sinogram to image, and the source of LegoPET's features."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import ptwt
 import torch
@@ -9,16 +9,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.dataset import Batch, SliceKey
-from models.methods.base import Method, Objective
+from models.methods.base import Method, MethodSettings, Objective
 from models.networks.unet import make_unet
+from models.settings import Network, Sampling
+
+
+@dataclass(frozen=True)
+class PnPNetSettings(MethodSettings):
+    """Of PnPNet: its loss.
+
+    Attributes
+    ----------
+    dwt_weight : float
+        Weight of the wavelet loss beside the mean squared error.
+    wavelet : str
+        Name of a discrete wavelet of PyWavelets.
+    levels : int
+        Levels of the wavelet transform.
+    """
+
+    dwt_weight: float
+    wavelet: str
+    levels: int
 
 
 class PnPNet(Method):
     """Regression, image = U-Net(inputs), trained with MSE + dwt_weight x DWT loss."""
 
-    def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]):
+    Settings = PnPNetSettings
+
+    def __init__(self, network: Network, settings: PnPNetSettings):
         self.settings = settings
-        channels = len(settings["conditioning"])
+        channels = len(settings.conditioning)
         self.network = make_unet(network, in_channels=channels, time_conditioned=False)
 
     def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
@@ -26,14 +48,14 @@ class PnPNet(Method):
         losses = regression_loss(
             self.network(batch.inputs),
             batch.image,
-            self.settings["dwt_weight"],
-            self.settings["wavelet"],
-            self.settings["levels"],
+            self.settings.dwt_weight,
+            self.settings.wavelet,
+            self.settings.levels,
         )
         yield Objective("network", losses)
 
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Mapping[str, Any], seed: int
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
     ) -> Tensor:
         """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
         return self.network(inputs)

@@ -5,7 +5,7 @@ the high resolutions, full attention in the lowest). Shapes beside the lines: N 
 C channels, H x W pixels, `heads` x D attention features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from models.networks.blocks import (
     TimeEmbedding,
     Upsample,
 )
+from models.settings import Network
 
 
 class Features(NamedTuple):
@@ -251,16 +252,16 @@ class UpStage(nn.Module):
         return self.resample(self.attention(x))
 
 
-def make_unet(network: Mapping[str, Any], *, in_channels: int, time_conditioned: bool) -> UNet:
+def make_unet(network: Network, *, in_channels: int, time_conditioned: bool) -> UNet:
     """Build the configuration's U-Net with one output channel."""
     return UNet(
-        width=network["width"],
-        multipliers=network["multipliers"],
+        width=network.width,
+        multipliers=network.multipliers,
         in_channels=in_channels,
         out_channels=1,
         time_conditioned=time_conditioned,
-        heads=network["heads"],
-        head_dim=network["head_dim"],
-        blocks=network["blocks"],
-        patch=network["patch"],
+        heads=network.heads,
+        head_dim=network.head_dim,
+        blocks=network.blocks,
+        patch=network.patch,
     )

@@ -1,12 +1,13 @@
 """Optimisers, the learning rate's schedule, gradient norms and averaged weights."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from models.methods.base import MethodSettings
 
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -14,27 +15,27 @@ OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def make_optimiser(module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Make the optimiser that ``methods.<name>`` asks for, in its fused form."""
-    return OPTIMISERS[settings["optimiser"]](
+def make_optimiser(module: nn.Module, settings: MethodSettings) -> torch.optim.Optimizer:
+    """Make the optimiser that a method's settings ask for, in its fused form."""
+    return OPTIMISERS[settings.optimiser](
         module.parameters(),
-        lr=settings["learning_rate"],
-        betas=tuple(settings["betas"]),
-        weight_decay=settings["weight_decay"],
+        lr=settings.learning_rate,
+        betas=tuple(settings.betas),
+        weight_decay=settings.weight_decay,
         fused=True,
     )  # type: ignore[call-arg]
 
 
-def learning_rate(settings: Mapping[str, Any], step: int, total: int) -> float:
+def learning_rate(settings: MethodSettings, step: int, total: int) -> float:
     """Give the learning rate of step 0 .. total - 1.
 
     It grows linearly over the first ``warmup_steps`` steps; after that the schedule "constant"
     keeps it, and "cosine" lets it fall to zero at ``total``.
     """
-    peak, warmup = settings["learning_rate"], settings["warmup_steps"]
+    peak, warmup = settings.learning_rate, settings.warmup_steps
     if step < warmup:
         return peak * (step + 1) / warmup
-    if settings["schedule"] == "constant":
+    if settings.schedule == "constant":
         return peak
     return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
 

@@ -10,29 +10,27 @@ from typing import Any
 import yaml
 
 from models.checkpoints import Metadata
+from models.settings import Training
 from models.training.resume import code_of
 from pipeline.storage import hdf5
 
 PACKAGES = ("torch", "lightning-fabric", "diffusers", "ptwt", "numpy", "h5py")
 
 
-def write(
-    path: Path, metadata: Metadata, training: Mapping[str, Any], facts: Mapping[str, Any]
-) -> None:
+def write(path: Path, metadata: Metadata, training: Training, facts: Mapping[str, Any]) -> None:
     """Write the resolved settings, further facts, the code's hash and the packages' versions.
 
     Parameters
     ----------
     metadata : Metadata
         At the start of the run; how long it was trained is left out.
-    training : mapping
-        The configuration's ``training``.
+    training : Training
     facts : mapping
         Numbers, and whatever else has a meaning as text.
     """
     found = {
         **asdict(metadata),
-        "training": dict(training),
+        "training": asdict(training),
         **facts,
         "code": code_of(metadata),
         "versions": {

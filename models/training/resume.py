@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 
 from models.checkpoints import Metadata
 from models.registry import METHODS
+from models.settings import Training
 from pipeline.jobs import code_hash
 from pipeline.jobs.experiment import TRAINING_DECIDES
 from pipeline.storage import hdf5
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 def identity(
     metadata: Metadata,
-    training: Mapping[str, Any],
+    training: Training,
     train_shards: Sequence[Path],
     validation_shards: Sequence[Path],
 ) -> str:
@@ -42,7 +43,7 @@ def identity(
     conditioning = metadata.settings["conditioning"]
     found = {
         **asdict(metadata),
-        **{key: training[key] for key in TRAINING_DECIDES},
+        **{key: asdict(training)[key] for key in TRAINING_DECIDES},
         "shards": [_contents(path, conditioning) for path in train_shards],
         "validation_shards": [_contents(path, conditioning) for path in validation_shards],
         "code": code_of(metadata),

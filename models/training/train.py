@@ -9,27 +9,30 @@ every batch; gradients are those of the joint batch.
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models import checkpoints, metrics
+from models import checkpoints
 from models.checkpoints import Metadata
 from models.dataset import Batch, Scales, ShardSlices
-from models.devices import make_fabric, share_statistics
+from models.devices import combined, make_fabric, to_device
 from models.draws import generator, seed_of
-from models.loader import batches, in_order
-from models.methods.base import Objective, check_finite, trainable_parameters
-from models.registry import build
+from models.loader import batches
+from models.methods.base import MethodSettings, Objective, trainable_parameters
+from models.registry import build, load
+from models.settings import Settings
 from models.training import record, resume
 from models.training.logger import RunLog
-from models.training.optim import averaged, gradient_norm, learning_rate, make_optimiser
+from models.training.optim import gradient_norm, learning_rate
 from models.training.order import BatchOrder, steps_per_epoch
+from models.training.parts import Part, Parts
 from models.training.resume import identity, leave, stop_requests
 from models.training.run_folder import RunFolder
+from models.training.validation import Validation
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import make_folder
 
@@ -37,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    settings: Mapping[str, Any],
+    settings: Settings,
     train_shards: Sequence[Path],
     validation_shards: Sequence[Path],
     output: Path,
@@ -51,9 +54,7 @@ def train(
 
     Parameters
     ----------
-    settings : mapping
-        ``model`` (a `pipeline.jobs.experiment.Model` as a dict), and the configuration's
-        ``network`` and ``training``.
+    settings : Settings
     train_shards, validation_shards : sequence of path
         Shards; scales come from the training ones alone. Without validation shards the
         validation columns stay empty.
@@ -89,45 +90,36 @@ def train(
         run.folder.forget_others()
 
 
-@dataclass
-class Part:
-    """One trained network: as it was built, its optimiser, and as `Fabric` runs it."""
-
-    plain: nn.Module
-    optimiser: torch.optim.Optimizer
-    wrapped: nn.Module
-
-
 class Run:
     """State of one training run; parameters as in `train`."""
 
     def __init__(
         self,
-        settings: Mapping[str, Any],
+        settings: Settings,
         train_shards: Sequence[Path],
         validation_shards: Sequence[Path],
         run_dir: Path,
         features: Path | None,
         threads: int,
     ):
-        model, self.training = settings["model"], settings["training"]
-        self.own, self.seed = model["settings"], model["seed"]
-        self.fabric = make_fabric(self.training, self.training["devices"], threads)
+        model, self.training = settings.model, settings.training
+        self.seed = model.seed
+        self.own: MethodSettings = load(model.method).Settings(**model.settings)
+        self.fabric = make_fabric(self.training, self.training.devices, threads)
         scales = Scales.from_shards(train_shards)
-        seen = settings["network"]["size"], scales, self.own["conditioning"]
+        seen = settings.network.size, scales, self.own.conditioning
         self.slices = ShardSlices(train_shards, *seen)
-        self.validation = ShardSlices(validation_shards, *seen)
-        self.steps_per_epoch = steps_per_epoch(len(self.slices), self.own["batch_size"])
-        self.total = self.own["epochs"] * self.steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch(len(self.slices), self.own.batch_size)
+        self.total = self.own.epochs * self.steps_per_epoch
         self.step = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, "weights"))
-            self.method = build(model["method"], settings["network"], self.own)
+            self.method = build(model.method, settings.network, model.settings)
         self.metadata = Metadata(
-            model=model["name"],
-            method=model["method"],
-            network=dict(settings["network"]),
-            settings=dict(self.own),
+            model=model.name,
+            method=model.method,
+            network=asdict(settings.network),
+            settings=dict(model.settings),
             seed=self.seed,
             scales=scales,
             step=0,
@@ -136,15 +128,23 @@ class Run:
         )
         digest = checkpoints.attach_features(self.method, self.metadata, features)
         self.metadata = replace(self.metadata, features_sha256=digest)
-        self._set_up_on_devices()
+        self.parts = Parts(self.method, self.own, self.training, self.fabric)
+        self.validation = Validation(
+            ShardSlices(validation_shards, *seen),
+            self.method,
+            self.parts,
+            settings,
+            self.own.batch_size,
+            self.fabric,
+        )
         known = identity(self.metadata, self.training, train_shards, validation_shards)
-        self.folder = RunFolder(run_dir, known, self.training["accept_code"])
+        self.folder = RunFolder(run_dir, known, self.training.accept_code)
         log_state = self._resume()
         self.log: RunLog | None = None
         if self.fabric.is_global_zero:
             facts = {
                 "total_steps": self.total,
-                "trainable_parameters": trainable_parameters(self.parts["network"].plain),
+                "trainable_parameters": trainable_parameters(self.parts.predicting),
                 "train_shards": train_shards,
                 "validation_shards": validation_shards,
                 "features": features,
@@ -165,14 +165,15 @@ class Run:
         """
         share = self.fabric.global_rank, self.fabric.world_size
         self.order = BatchOrder(
-            len(self.slices), self.own["batch_size"], self.seed, self.step, self.total, share
+            len(self.slices), self.own.batch_size, self.seed, self.step, self.total, share
         )
         on_gpu = self.fabric.device.type == "cuda"
-        for batch in batches(self.slices, self.order, self.training["workers"], on_gpu):
-            self._do_step(self._to_device(batch))
+        for batch in batches(self.slices, self.order, self.training.workers, on_gpu):
+            self._do_step(to_device(batch, self.fabric))
             self._keep()
-            number = int(self._sum({"signal": float(max(signals, default=0))}, "max")["signal"])
-            if self._due("checkpoint_every_steps") or number:
+            received = {"signal": float(max(signals, default=0))}
+            number = int(combined(received, self.fabric, "max")["signal"])
+            if self._due(self.training.checkpoint_every_steps) or number:
                 self._save()
             if number:
                 leave(number, self.step, self.fabric)
@@ -183,13 +184,14 @@ class Run:
         values: dict[str, float] = {}
         rate = learning_rate(self.own, self.step, self.total)
         weight = self.order.weight(self.step)
-        for part in self.parts.values():
+        for part in self.parts:
             part.wrapped.train()
         draws = [generator(self.seed, "step", self.step, *key) for key in batch.keys]
         objectives = self.method.training_step(batch, draws)
         while (objective := self._next(objectives)) is not None:
             losses = objective.losses
-            found = self._sum({k: float(v.detach()) * weight for k, v in losses.items()})
+            found = {name: float(loss.detach()) * weight for name, loss in losses.items()}
+            found = combined(found, self.fabric)
             self._check_finite("loss", found)
             norm = self._update(self.parts[objective.part], losses["loss"], weight, rate)
             self._check_finite("gradient", {objective.part: norm})
@@ -198,15 +200,15 @@ class Run:
                 prefix = f"{objective.part}_"
                 del found["loss"]
             values |= found | {f"{prefix}gradient_norm": norm}
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.parts["network"].plain)
+        self.parts.average()
         self.step += 1
-        validate = self._due("validate_every_steps")
-        quality = self._validate() if validate and len(self.validation) else {}
+        validate = self._due(self.training.validate_every_steps)
+        where = f"{self.folder} after step {self.step}"
+        validated = self.validation.measure(where) if validate else {}
         if self.log:
             self.log.add(values, len(self.order.batch(self.step - 1)))
-            if validate or self._due("log_every_steps"):
-                self.log.row(self.step, self.step // self.steps_per_epoch, rate, quality)
+            if validate or self._due(self.training.log_every_steps):
+                self.log.row(self.step, self.step // self.steps_per_epoch, rate, validated)
 
     def _next(self, objectives: Iterator[Objective]) -> Objective | None:
         with self.fabric.autocast():
@@ -217,7 +219,7 @@ class Run:
         part.optimiser.zero_grad()
         # Gradients are averaged over the devices, each of which has the mean over its own slices.
         self.fabric.backward(loss * (weight * self.fabric.world_size))
-        norm = float(gradient_norm(part.plain.parameters(), self.training["gradient_clip"]))
+        norm = float(gradient_norm(part.plain.parameters(), self.training.gradient_clip))
         if math.isfinite(norm):
             for group in part.optimiser.param_groups:
                 group["lr"] = rate
@@ -229,80 +231,19 @@ class Run:
             slices = "; ".join(str(self.slices.keys[i]) for i in self.order.batch(self.step))
             raise self._not_finite(f"the {what} of step {self.step + 1} is {values} on {slices}")
 
-    def _sum(self, values: dict[str, float], how: str = "sum") -> dict[str, float]:
-        """Combine numbers of all devices."""
-        if self.fabric.world_size == 1:
-            return values
-        tensor = torch.tensor(list(values.values()), device=self.fabric.device, dtype=torch.double)
-        total = self.fabric.all_reduce(tensor, reduce_op=how)
-        assert isinstance(total, Tensor)  # as was given
-        return dict(zip(values, total.tolist(), strict=True))
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.total
 
-    # --- validation ------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
-        """Mean PSNR and SSIM over a fixed, evenly spaced subset of the validation slices."""
-        network = self.method.network
-        quality = self._quality(network, "validation")
-        if self.averaged is not None:
-            quality |= self._quality(self.averaged.module, "validation_ema")
-        self.method.network = network
-        return quality
-
-    def _quality(self, network: nn.Module, name: str) -> dict[str, float]:
-        self.method.network = network.eval()
-        chosen = self.validation.evenly_spaced(self.training["validation_slices"])
-        mine = chosen[self.fabric.global_rank :: self.fabric.world_size]
-        sampling = self.training["validation_sampling"]
-        sums = {"psnr_db": 0.0, "ssim": 0.0}
-        order = in_order(mine, self.own["batch_size"])
-        for batch in map(self._to_device, batches(self.validation, order, 0, False)):
-            with self.fabric.autocast():
-                image = self.method.predict(batch.inputs, batch.keys, sampling, self.seed)
-            check_finite(image, batch.keys, f"{self.folder}: {name} after step {self.step}")
-            image = image.float().mean(dim=1, keepdim=True)
-            sums["psnr_db"] += float(metrics.psnr_db(image, batch.image).sum())
-            sums["ssim"] += float(metrics.ssim(image, batch.image).sum())
-        return {f"{name}_{key}": total / len(chosen) for key, total in self._sum(sums).items()}
-
-    def _due(self, setting: str) -> bool:
-        return self.step % self.training[setting] == 0 or self.step == self.total
-
-    # --- set-up ----------------------------------------------------------------------------------
-
-    def _to_device(self, batch: Batch) -> Batch:
-        inputs, image = self.fabric.to_device((batch.inputs, batch.image))
-        return Batch(inputs, image, batch.keys)
-
-    def _set_up_on_devices(self) -> None:
-        self.parts: dict[str, Part] = {}
-        for name, module in self.method.parts.items():
-            plain = share_statistics(module, self.fabric)
-            for submodule in plain.modules():
-                if hasattr(submodule, "checkpointing"):
-                    submodule.checkpointing = self.training["activation_checkpointing"]
-            optimiser = make_optimiser(plain, self.own)
-            compiled: Any = torch.compile(plain) if self.training["compile"] else plain
-            wrapped, optimiser = self.fabric.setup(compiled, optimiser)
-            setattr(self.method, name, wrapped)
-            self.parts[name] = Part(plain, optimiser, wrapped)
-        decay = self.training["ema_decay"]
-        self.averaged = averaged(self.parts["network"].plain, decay) if decay else None
-        if self.method.frozen is not None:
-            self.fabric.to_device(self.method.frozen)
-
-    # --- weights ---------------------------------------------------------------------------------
+    # --- checkpoints -----------------------------------------------------------------------------
 
     def save_weights(self, path: Path) -> None:
         """Write the weights as they are now."""
-        metadata = replace(self.metadata, step=self.step, epoch=self.step // self.steps_per_epoch)
-        averaged = None if self.averaged is None else self.averaged.module
-        checkpoints.save(path, self.parts["network"].plain, averaged, metadata)
+        epoch = self.step // self.steps_per_epoch
+        self.parts.save_weights(path, replace(self.metadata, step=self.step, epoch=epoch))
 
     def kept_epochs(self, step: int) -> list[int]:
         """List the epochs whose checkpoints are kept once so many steps are done."""
-        every, done = self.own["keep_every_epochs"], step // self.steps_per_epoch
+        every, done = self.own.keep_every_epochs, step // self.steps_per_epoch
         return list(range(every, done + 1, every)) if every else []
 
     def _keep(self) -> None:
@@ -312,23 +253,16 @@ class Run:
             make_folder(path.parent)
             self.save_weights(path)
 
-    # --- working checkpoint ----------------------------------------------------------------------
-
     def _save(self) -> None:
         if not self.log:
             return
-        for name, part in self.parts.items():
-            if not all(p.isfinite().all() for p in part.plain.parameters()):
-                raise self._not_finite(f"weights ({name}) after step {self.step} are not finite")
+        for name in self.parts.not_finite():
+            raise self._not_finite(f"weights ({name}) after step {self.step} are not finite")
         state = {
             "identity": self.folder.identity,
             "step": self.step,
             "finished": self.step == self.total,
-            "parts": {
-                name: {"weights": p.plain.state_dict(), "optimiser": p.optimiser.state_dict()}
-                for name, p in self.parts.items()
-            },
-            "averaged": {} if self.averaged is None else self.averaged.state_dict(),
+            **self.parts.state(),
             "log": self.log.state(),
         }
         resume.save_working(self.folder.working, state)
@@ -343,11 +277,7 @@ class Run:
         if state is None:
             return None
         with resume.restoring(self.folder.working):
-            for name, part in self.parts.items():
-                part.plain.load_state_dict(state["parts"][name]["weights"])
-                part.optimiser.load_state_dict(state["parts"][name]["optimiser"])
-            if self.averaged is not None:
-                self.averaged.load_state_dict(state["averaged"])
+            self.parts.load(state)
             self.step = state["step"]
             log_state = state["log"]
         log.info("resumed at step %d of %d", self.step, self.total)

@@ -1,6 +1,7 @@
 """The noise schedules of diffusion: what is left of the image after each step, in float64."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,35 +24,42 @@ SMALLEST_NOISE_POWER = float(np.finfo(np.float32).eps)
 """Smallest 1 - a_t: in float32, which images are in, a smaller one may be zero."""
 
 
-def betas(settings: Mapping[str, Any]) -> np.ndarray:
-    """Compute the variance of the noise that each step adds.
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The forward process.
 
-    Parameters
+    Attributes
     ----------
-    settings : mapping
-        A method's ``timesteps`` T and ``noise_schedule``: "linear" from ``beta_start`` to
-        ``beta_end``, or "cosine" (Nichol and Dhariwal, "Improved denoising diffusion probabilistic
-        models", ICML 2021, equation 17, no beta above 0.999).
-
-    Returns
-    -------
-    ndarray
-        (T,) float64.
+    timesteps : int
+        T.
+    noise_schedule : str
+        "linear" from ``beta_start`` to ``beta_end``, or "cosine" (Nichol and Dhariwal, "Improved
+        denoising diffusion probabilistic models", ICML 2021, equation 17, no beta above 0.999).
+    beta_start, beta_end : float
     """
-    steps = settings["timesteps"]
-    if settings["noise_schedule"] == "linear":
-        return np.linspace(settings["beta_start"], settings["beta_end"], steps)
+
+    timesteps: int
+    noise_schedule: str
+    beta_start: float
+    beta_end: float
+
+
+def betas(schedule: NoiseSchedule) -> np.ndarray:
+    """Compute the variance of the noise that each of T steps adds, (T,) float64."""
+    steps = schedule.timesteps
+    if schedule.noise_schedule == "linear":
+        return np.linspace(schedule.beta_start, schedule.beta_end, steps)
     time = np.arange(steps + 1) / steps
     signal_power = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
     return np.minimum(1 - signal_power[1:] / signal_power[:-1], 0.999)
 
 
-def alphas_cumprod(settings: Mapping[str, Any]) -> np.ndarray:
+def alphas_cumprod(schedule: NoiseSchedule) -> np.ndarray:
     """Compute a_t, the cumulative product of 1 - beta_t; as `betas`, gives (T,) float64.
 
     After step t an image is sqrt(a_t) x_0 + sqrt(1 - a_t) eps.
     """
-    return np.cumprod(1 - betas(settings))
+    return np.cumprod(1 - betas(schedule))
 
 
 def check_schedule(name: str, settings: Mapping[str, Any]) -> None:
@@ -62,7 +70,7 @@ def check_schedule(name: str, settings: Mapping[str, Any]) -> None:
     name : str
         Of the model.
     settings : mapping
-        As for `betas`.
+        Its settings, with the fields of `NoiseSchedule`.
 
     Raises
     ------
@@ -71,9 +79,10 @@ def check_schedule(name: str, settings: Mapping[str, Any]) -> None:
         step leaves less of the image than float32 can tell from nothing, or more than
         `LARGEST_LAST_SIGNAL`.
     """
-    if settings["noise_schedule"] == "cosine":
+    schedule = NoiseSchedule(**{each.name: settings[each.name] for each in fields(NoiseSchedule)})
+    if schedule.noise_schedule == "cosine":
         return  # all of them are right
-    start, end, steps = (settings[key] for key in ("beta_start", "beta_end", "timesteps"))
+    start, end, steps = schedule.beta_start, schedule.beta_end, schedule.timesteps
     if start > end:
         raise InputError(
             f"{name}: beta_start",
@@ -86,30 +95,30 @@ def check_schedule(name: str, settings: Mapping[str, Any]) -> None:
             f"{start} is lost in float32: the first step would add no noise",
             f"give at least {SMALLEST_NOISE_POWER:.2g} (1.0e-4 is usual)",
         )
-    _check_last_signal(name, settings, f"beta from {start:g} to {end:g} over {steps} timesteps")
+    _check_last_signal(name, schedule, f"beta from {start:g} to {end:g} over {steps} timesteps")
 
 
-def _check_last_signal(name: str, settings: Mapping[str, Any], schedule: str) -> None:
-    power = float(alphas_cumprod(settings)[-1])
+def _check_last_signal(name: str, schedule: NoiseSchedule, described: str) -> None:
+    power = float(alphas_cumprod(schedule)[-1])
     if power < SMALLEST_SIGNAL_POWER:
         raise InputError(
             f"{name}: beta_end",
-            f"{schedule} leaves {power**0.5:.2g} of the image at the last step, which float32 "
+            f"{described} leaves {power**0.5:.2g} of the image at the last step, which float32 "
             "cannot tell from nothing",
-            f"give it at least {SMALLEST_SIGNAL_POWER**0.5:.2g} ({_usual(settings)})",
+            f"give it at least {SMALLEST_SIGNAL_POWER**0.5:.2g} ({_usual(schedule)})",
         )
     if power**0.5 > LARGEST_LAST_SIGNAL:
         raise InputError(
             f"{name}: beta_end",
-            f"{schedule} leaves {power**0.5:.2g} of the image at the last step, and sampling "
+            f"{described} leaves {power**0.5:.2g} of the image at the last step, and sampling "
             "starts from pure noise, which training never shows",
-            f"leave at most {LARGEST_LAST_SIGNAL:g} ({_usual(settings)})",
+            f"leave at most {LARGEST_LAST_SIGNAL:g} ({_usual(schedule)})",
         )
 
 
-def _usual(settings: Mapping[str, Any]) -> str:
+def _usual(schedule: NoiseSchedule) -> str:
     """Say what to do: betas of DDPM, as much noise in fewer or more steps, or the cosine."""
-    factor = 1000 / settings["timesteps"]
+    factor = 1000 / schedule.timesteps
     if 0.02 * factor >= 1:  # there is no such beta
         return "choose noise_schedule: cosine, or more timesteps"
     scaled = f"beta_start {1e-4 * factor:.2g} and beta_end {0.02 * factor:.2g}"

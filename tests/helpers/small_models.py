@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.registry import load
+from models.settings import FinalSampling, Network, Settings
 from pipeline.jobs.experiment import models_of
 from pipeline.shard import SHARD
 from pipeline.storage import hdf5
@@ -112,10 +114,18 @@ def settings(**changes: Any) -> dict[str, Any]:
     return result
 
 
-def job(config: Mapping[str, Any], model: str) -> dict[str, Any]:
+NETWORK = Network(**SETTINGS["network"])
+SAMPLING = FinalSampling(**SETTINGS["sampling"])
+
+
+def job(config: Mapping[str, Any], model: str) -> Settings:
     """Give the settings of a model's training, reconstruction or sweep, as the workflow does."""
-    sections = {name: config[name] for name in ("network", "training", "sampling")}
-    return {"model": asdict(models_of(config)[model]), **sections}
+    return Settings.of(asdict(models_of(config)[model]), config)
+
+
+def own_settings(method: str, **changes: Any) -> Any:
+    """Give a method's own settings, with changes."""
+    return load(method).Settings(**{**SETTINGS["methods"][method], **changes})
 
 
 def make_shard(

@@ -1,6 +1,6 @@
 """Weights of a small model."""
 
-from helpers.small_models import settings
+from helpers.small_models import NETWORK, settings
 from models import checkpoints
 from models.checkpoints import Metadata
 from models.dataset import Scales
@@ -13,7 +13,7 @@ SCALES = Scales(100.0, 200.0)
 
 def saved(path, name="PnPNet", scales=SCALES, features_sha256=None, model=None):
     own = CONFIG["methods"][name]
-    method = build(name, CONFIG["network"], own)
+    method = build(name, NETWORK, own)
     metadata = Metadata(
         model or name, name, CONFIG["network"], own, 7, scales, 5, 2, features_sha256
     )

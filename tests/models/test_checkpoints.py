@@ -1,10 +1,11 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from helpers.small_models import NETWORK
 from helpers.small_weights import CONFIG, saved
 from models import checkpoints
 from models.dataset import Scales
@@ -15,7 +16,7 @@ from pipeline.storage.errors import InputError
 def test_weights_survive_the_round_trip(tmp_path):
     path = tmp_path / "w.safetensors"
     method, metadata = saved(path)
-    loaded, found = checkpoints.load(path, CONFIG["network"])
+    loaded, found = checkpoints.load(path, NETWORK)
     assert found == metadata
     for name, tensor in method.network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[name], tensor)
@@ -28,19 +29,19 @@ def test_the_moving_average_travels_with_the_weights(tmp_path):
     path = tmp_path / "w.safetensors"
     raw, metadata = saved(path)
     with pytest.raises(InputError, match=r"no moving average .*\n.*training\.ema_decay above 0"):
-        checkpoints.load(path, CONFIG["network"], "ema")
+        checkpoints.load(path, NETWORK, "ema")
     torch.manual_seed(5)
-    average = build("PnPNet", CONFIG["network"], CONFIG["methods"]["PnPNet"])
+    average = build("PnPNet", NETWORK, CONFIG["methods"]["PnPNet"])
     checkpoints.save(path, raw.network, average.network, metadata)
     for weights, expected in (("raw", raw), ("ema", average)):
-        found, _ = checkpoints.load(path, CONFIG["network"], weights)
+        found, _ = checkpoints.load(path, NETWORK, weights)
         for name, tensor in expected.network.state_dict().items():
             assert torch.equal(found.network.state_dict()[name], tensor)
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"w\.safetensors: does not exist"):
-        checkpoints.load(tmp_path / "w.safetensors", CONFIG["network"])
+        checkpoints.load(tmp_path / "w.safetensors", NETWORK)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 2000])
@@ -49,7 +50,7 @@ def test_a_truncated_file(tmp_path, keep):
     saved(path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match="is damaged"):
-        checkpoints.load(path, CONFIG["network"])
+        checkpoints.load(path, NETWORK)
 
 
 def test_a_changed_seed_is_noticed_as_a_changed_weight_is(tmp_path):
@@ -59,7 +60,7 @@ def test_a_changed_seed_is_noticed_as_a_changed_weight_is(tmp_path):
     assert data.count(b'seed\\": 7') == 1
     path.write_bytes(data.replace(b'seed\\": 7', b'seed\\": 8'))
     with pytest.raises(InputError, match=r"is damaged .*\n.*train again"):
-        checkpoints.load(path, CONFIG["network"])
+        checkpoints.load(path, NETWORK)
 
 
 def test_weights_without_a_checksum(tmp_path):
@@ -69,20 +70,20 @@ def test_weights_without_a_checksum(tmp_path):
     tensors = {name: t.contiguous() for name, t in method.network.state_dict().items()}
     save_file(tensors, path, metadata=described)
     with pytest.raises(InputError, match="sha256"):
-        checkpoints.load(path, CONFIG["network"])
+        checkpoints.load(path, NETWORK)
 
 
 def test_a_foreign_file(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="metadata"):
-        checkpoints.load(path, CONFIG["network"])
+        checkpoints.load(path, NETWORK)
 
 
 def test_another_width_is_named(tmp_path):
     saved(tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"network\.width: 8 -> 16"):
-        checkpoints.load(tmp_path / "w.safetensors", {**CONFIG["network"], "width": 16})
+        checkpoints.load(tmp_path / "w.safetensors", replace(NETWORK, width=16))
 
 
 def test_weights_that_contradict_their_metadata(tmp_path):
@@ -91,12 +92,12 @@ def test_weights_that_contradict_their_metadata(tmp_path):
     method.network.head = torch.nn.Conv2d(9, 1, 1)
     checkpoints.save(path, method.network, None, metadata)
     with pytest.raises(InputError, match="does not hold the weights of PnPNet"):
-        checkpoints.load(path, CONFIG["network"])
+        checkpoints.load(path, NETWORK)
 
 
 def test_an_unknown_method():
     with pytest.raises(InputError, match=r"methods\.Nope: is not a method"):
-        build("Nope", CONFIG["network"], {})
+        build("Nope", NETWORK, {})
 
 
 def test_features_are_checked_in_every_way(tmp_path):

@@ -17,6 +17,7 @@ from models.evaluation.sweep import sweep
 from models.reconstruct import reconstruct
 from models.registry import load
 from models.report import sweeps
+from models.settings import Sweep
 from pipeline.storage.errors import InputError
 
 SAMPLERS = {
@@ -81,7 +82,7 @@ def test_reconstruct_names_sampler_step_and_slice(
 def test_a_sweep_names_them_and_writes_nothing(study, tmp_path, monkeypatch, sampler):
     _, _, features, weights, shard = study
     break_step(monkeypatch, sampler, 2)
-    varied = {"slices": 2, "sampling": [{"sampler": sampler, "steps": 5}]}
+    varied = Sweep(["LegoPET"], 2, [{"sampler": sampler, "steps": 5}])
     output = tmp_path / "sweep.csv"
     with pytest.raises(InputError, match="not finite on subject42, rotation 0, slice 14") as caught:
         sweep([weights], [shard], output, job(CONFIG, "LegoPET"), varied, features, threads=1)
@@ -122,10 +123,10 @@ def test_images_of_any_method_are_looked_at(study, tmp_path, monkeypatch, name, 
     with pytest.raises(InputError, match="on subject42, rotation 0, slice 11") as caught:
         reconstruct(paths[0], shard, tmp_path / "r.h5", job(CONFIG, name), paths[1], threads=1)
     assert caught.value.where.startswith(where)
-    varied = {"slices": 3, "sampling": [{}]}
+    varied = Sweep([name], 3, [{}])
     output = tmp_path / "s.csv"
     sweep([paths[0]], [shard], output, job(CONFIG, name), varied, paths[1], threads=1)  # 10 12 14
-    varied["slices"] = 5
+    varied = Sweep([name], 5, [{}])
     with pytest.raises(InputError, match="slice 11"):
         sweep([paths[0]], [shard], output, job(CONFIG, name), varied, paths[1], threads=1)
     config = settings(training__validation_slices=3)  # 10, 11, 12
@@ -229,7 +230,8 @@ def test_a_sweep_with_missing_values_is_not_drawn(tmp_path, metric, value, probl
 
 def test_tables_of_a_sweep_have_every_value(study, tmp_path):
     _, _, features, weights, shard = study
-    varied = {"slices": 5, "sampling": [{"steps": 1}, {"sampler": "dpm-solver++", "steps": 1}]}
+    changes = [{"steps": 1}, {"sampler": "dpm-solver++", "steps": 1}]
+    varied = Sweep(["LegoPET"], 5, changes)
     output = tmp_path / "sweep.csv"
     sweep([weights], [shard], output, job(CONFIG, "LegoPET"), varied, features, threads=1)
     assert read_table(output).groupby(["sampler", "metric", "reference"]).size().eq(5).all()

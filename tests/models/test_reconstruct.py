@@ -1,10 +1,11 @@
 import math
+from dataclasses import asdict, replace
 
 import h5py
 import numpy as np
 import pytest
 
-from helpers.small_models import GAN_SIZE, job, make_shard, settings
+from helpers.small_models import GAN_SIZE, NETWORK, SAMPLING, job, make_shard, settings
 from helpers.trainings import run, split
 from models import checkpoints
 from models.reconstruct import Reconstructor, reconstruct
@@ -12,8 +13,6 @@ from models.registry import METHODS
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION
-
-SAMPLING = settings()["sampling"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def reconstructor(study, name, config=None):
 
 def images(study, name, indices=range(5), **sampling):
     model = reconstructor(study, name)
-    return model.samples(model.slices([study["shard"]]), indices, {**SAMPLING, **sampling})
+    return model.samples(model.slices([study["shard"]]), indices, replace(SAMPLING, **sampling))
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -81,7 +80,7 @@ def test_images_are_in_activity_units(study):
     model = reconstructor(study, "PnPNet")
     slices = model.slices([study["shard"]])
     scale = model.facts(SAMPLING)["activity_scale"]
-    method, metadata = checkpoints.load(study["PnPNet"][0], settings()["network"])
+    method, metadata = checkpoints.load(study["PnPNet"][0], NETWORK)
     assert scale == metadata.scales.activity
     expected = method.predict(slices[2]["inputs"][None], [slices[2]["key"]], SAMPLING, 7)
     found = model.samples(slices, [2], SAMPLING)
@@ -125,7 +124,7 @@ def test_others_do_not_see_it(study, tmp_path):
 def test_facts_of_a_model_that_samples(study):
     model = reconstructor(study, "LegoPET")
     weights, features = study["LegoPET"]
-    facts = model.facts({**SAMPLING, "samples": 5})
+    facts = model.facts(replace(SAMPLING, samples=5))
     assert facts == {
         "model": "LegoPET",
         "method": "LegoPET",
@@ -149,7 +148,7 @@ def test_facts_of_a_model_that_samples(study):
 
 
 def test_facts_of_a_model_that_does_not(study):
-    facts = reconstructor(study, "PnPNet").facts({**SAMPLING, "samples": 5})
+    facts = reconstructor(study, "PnPNet").facts(replace(SAMPLING, samples=5))
     assert (facts["samples"], facts["sampler"], facts["steps"], facts["seed"]) == (1, "", 1, -1)
     assert all(math.isnan(facts[name]) for name in ("condition_dropout", "eta", "guidance"))
     assert facts["features_sha256"] == ""
@@ -167,16 +166,18 @@ def test_kept_checkpoints_can_be_used_like_final_weights(study):
 
 
 def test_averages_are_used_if_asked_for(study):
-    config = {**study["config"], "sampling": {**SAMPLING, "weights": "ema"}}
+    sampling = replace(SAMPLING, weights="ema")
+    config = {**study["config"], "sampling": asdict(sampling)}
     model = reconstructor(study, "PnPNet", config)
-    assert model.facts(config["sampling"])["weights"] == "ema"
-    found = model.samples(model.slices([study["shard"]]), range(5), config["sampling"])
+    assert model.facts(sampling)["weights"] == "ema"
+    found = model.samples(model.slices([study["shard"]]), range(5), sampling)
     assert not np.array_equal(found, images(study, "PnPNet"))
 
 
 def test_files_hold_samples_mean_spread_and_facts(study, tmp_path):
     weights, features = study["LegoPET"]
-    config = {**study["config"], "sampling": {**SAMPLING, "samples": 3}}
+    sampling = replace(SAMPLING, samples=3)
+    config = {**study["config"], "sampling": asdict(sampling)}
     output = tmp_path / "r.h5"
     reconstruct(weights, study["shard"], output, job(config, "LegoPET"), features, threads=1)
     expected = images(study, "LegoPET", samples=3)
@@ -185,7 +186,7 @@ def test_files_hold_samples_mean_spread_and_facts(study, tmp_path):
         assert np.allclose(file["image"][()], expected.mean(axis=1), rtol=1e-6)
         assert np.allclose(file["std"][()], expected.std(axis=1, ddof=1), rtol=1e-5, atol=1e-4)
         assert file["slice_index"][()].tolist() == [10, 11, 12, 13, 14]
-        facts = reconstructor(study, "LegoPET").facts(config["sampling"])
+        facts = reconstructor(study, "LegoPET").facts(sampling)
         assert {name: file.attrs[name] for name in facts} == facts
         assert file.attrs["subject"] == "subject42"
 
@@ -225,7 +226,7 @@ def test_missing_features_are_named(study):
 
 def test_legopet_refuses_another_pnpnet(study, tmp_path):
     weights, features = study["LegoPET"]
-    method, metadata = checkpoints.load(features, settings()["network"])
+    method, metadata = checkpoints.load(features, NETWORK)
     method.network.head.bias.data += 1
     other, output = tmp_path / "p.safetensors", tmp_path / "r.h5"
     checkpoints.save(other, method.network, None, metadata)

@@ -2,7 +2,7 @@ import pytest
 
 from benchmarks import methods, sampling
 from benchmarks.stages import stages
-from helpers.small_models import GAN_SIZE, SIZE, make_shard, settings
+from helpers.small_models import GAN_SIZE, NETWORK, SAMPLING, SIZE, make_shard, settings
 from helpers.trainings import run, split
 from models import checkpoints
 from models.dataset import ShardSlices
@@ -38,10 +38,10 @@ def test_methods_are_measured(tmp_path, monkeypatch, name):
 
 def test_samplers_are_measured(tmp_path):
     weights = run(tmp_path, split(tmp_path), "x", "cDPM")
-    method, metadata = checkpoints.load(weights, settings()["network"])
+    method, metadata = checkpoints.load(weights, NETWORK)
     shard = make_shard(tmp_path / "s.h5")
     slices = ShardSlices([shard], SIZE, metadata.scales, metadata.settings["conditioning"])
     (batch,) = batches(slices, in_order(range(5), 5), 0, False)
-    seconds, psnr_db = sampling.run(method, batch, settings()["sampling"])
+    seconds, psnr_db = sampling.run(method, batch, SAMPLING)
     assert seconds > 0
     assert 0 < psnr_db < 100

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from models.settings import Settings
 from models.training.train import train
 from pipeline.jobs.job import job
 from pipeline.jobs.launch import start
@@ -8,7 +9,7 @@ with job(snakemake, joint=True):
     start(snakemake.resources.get("mpi", ""))
     train(
         # Not parameters: what only decides how fast, and where, is no reason to train again.
-        snakemake.params.settings | {"training": snakemake.config["training"]},
+        Settings.of(snakemake.params.settings["model"], snakemake.config),
         [Path(shard) for shard in snakemake.input.train],
         [Path(shard) for shard in snakemake.input.validation],
         output=Path(snakemake.output.weights),

@@ -4,7 +4,7 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
-from helpers.small_models import job, make_shard, settings
+from helpers.small_models import NETWORK, job, make_shard, settings
 from models import checkpoints
 from models.dataset import Scales, SliceKey
 from models.evaluation.evaluate import evaluate
@@ -31,7 +31,7 @@ def study(tmp_path_factory):
     for name in ("PnPNet", "LegoPET"):
         weights, own = results / "weights" / f"{name}.safetensors", config["methods"][name]
         torch.manual_seed(3)
-        method = build(name, config["network"], own)
+        method = build(name, NETWORK, own)
         digest = checkpoints.sha256(features) if features else None
         metadata = checkpoints.Metadata(
             model=name,

@@ -1,15 +1,17 @@
+from dataclasses import replace
 from itertools import product
 
 import h5py
 import numpy as np
 import pytest
 
-from helpers.small_models import job, make_shard, settings
+from helpers.small_models import SAMPLING, job, make_shard, settings
 from helpers.trainings import run, split
 from models import checkpoints
 from models.evaluation.metrics_table import COLUMNS, read_table
 from models.evaluation.sweep import sweep
 from models.reconstruct import Reconstructor
+from models.settings import Sweep
 from pipeline.storage.errors import InputError
 
 METRICS = {
@@ -33,7 +35,7 @@ def study(tmp_path_factory):
 
 def swept(study, tmp_path, sampling, slices=2, weights=None):
     config, checkpoints_of, features, shards = study
-    varied = {"models": ["LegoPET"], "slices": slices, "sampling": sampling}
+    varied = Sweep(["LegoPET"], slices, sampling)
     weights = checkpoints_of[-1:] if weights is None else weights
     output = tmp_path / "sweep.csv"
     sweep(weights, shards, output, job(config, "LegoPET"), varied, features, threads=1)
@@ -105,7 +107,7 @@ def test_numbers_are_those_of_the_mean_of_the_samples(study, tmp_path, samples):
     table = swept(study, tmp_path, [{"guidance": 1.0}, {"samples": samples}])
     table = table[table["guidance"] == 0.5]
     model = Reconstructor(weights[-1], features, job(config, "LegoPET"), threads=1)
-    sampling = {**config["sampling"], "samples": samples}
+    sampling = replace(SAMPLING, samples=samples)
     for shard, (_, rows) in zip(shards, table.groupby("subject"), strict=True):
         found = model.samples(model.slices([shard]), [0, 4], sampling).mean(axis=1)
         with h5py.File(shard) as file:
@@ -133,7 +135,7 @@ def test_a_checkpoint_of_another_model_is_refused(study, tmp_path):
 
 def test_methods_that_do_not_sample_have_no_sampler(study, tmp_path):
     config, _, features, shards = study
-    varied = {"slices": 2, "sampling": [{"samples": 3}]}
+    varied = Sweep(["PnPNet"], 2, [{"samples": 3}])
     output = tmp_path / "sweep.csv"
     sweep([features], shards, output, job(config, "PnPNet"), varied, None, threads=1)
     table = read_table(output)

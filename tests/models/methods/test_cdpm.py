@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from helpers.small_models import SIZE, settings
+from helpers.small_models import NETWORK, SAMPLING, SIZE, own_settings
 from models.dataset import Batch, SliceKey, to_signed
 from models.draws import generator
 from models.methods.cdpm import CDPM, Condition
@@ -13,7 +14,8 @@ from models.networks.unet import Features
 from models.sampling import make_sampler, sample
 from pipeline.storage.errors import InputError
 
-OWN = settings()["methods"]["LegoPET"]
+OWN = own_settings("LegoPET")
+CDPM_OWN = own_settings("cDPM")
 KEYS = [SliceKey("subject04", 0, n) for n in range(4)]
 
 
@@ -40,17 +42,15 @@ def loss_of(method, batch, *key):
 
 
 def legopet(conditioning=("sinogram",), **changes):
-    config = settings(**{f"methods__LegoPET__{k}": v for k, v in changes.items()})
-    for name in ("PnPNet", "LegoPET"):
-        config["methods"][name]["conditioning"] = list(conditioning)
     torch.manual_seed(0)
-    method = LegoPET(config["network"], config["methods"]["LegoPET"])
-    method.use_features(PnPNet(config["network"], config["methods"]["PnPNet"]))
+    own = own_settings("LegoPET", conditioning=list(conditioning), **changes)
+    method = LegoPET(NETWORK, own)
+    method.use_features(PnPNet(NETWORK, own_settings("PnPNet", conditioning=list(conditioning))))
     return method
 
 
 def sampling(**changes):
-    return {**settings()["sampling"], **changes}
+    return replace(SAMPLING, **changes)
 
 
 SCHEDULES = pytest.mark.parametrize("noise_schedule", ["linear", "cosine"])
@@ -58,7 +58,7 @@ SCHEDULES = pytest.mark.parametrize("noise_schedule", ["linear", "cosine"])
 
 @SCHEDULES
 def test_forward_process_has_its_closed_form(noise_schedule):
-    method = CDPM(settings()["network"], {**OWN, "noise_schedule": noise_schedule})
+    method = CDPM(NETWORK, replace(CDPM_OWN, noise_schedule=noise_schedule))
     x, noise, t = images(), images(seed=1), torch.tensor([0, 10, 500, 999])
     a = alpha_bar(t, noise_schedule)[:, None, None, None]
     expected = a.sqrt() * x + (1 - a).sqrt() * noise
@@ -67,7 +67,7 @@ def test_forward_process_has_its_closed_form(noise_schedule):
 
 def test_cosine_schedule_is_that_of_nichol_and_dhariwal():
     """alpha_bar(t) = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) pi / 2), s = 0.008."""
-    scheduler, _ = make_sampler({**OWN, "noise_schedule": "cosine"}, sampling())
+    scheduler, _ = make_sampler(replace(OWN, noise_schedule="cosine"), sampling())
     found = scheduler.alphas_cumprod.double()
     assert len(found) == 1000
     time = torch.arange(1, 1000, dtype=torch.float64) / 1000
@@ -174,17 +174,16 @@ def test_samplers_recover_the_image_of_an_oracle(sampler, prediction, noise_sche
         v = a.sqrt() * eps - (1 - a).sqrt() * x0
         return {"epsilon": eps, "sample": x0, "v_prediction": v}[prediction]
 
-    options = {**OWN, "prediction": prediction, "noise_schedule": noise_schedule}
-    found = sample(oracle, x0, KEYS, options, sampling(**sampler), seed=1)
+    schedule = replace(OWN, noise_schedule=noise_schedule)
+    found = sample(oracle, x0, KEYS, schedule, prediction, sampling(**sampler), seed=1)
     assert torch.allclose(found, x0, atol=2e-3)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm-solver++"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_samples_stay_in_the_range_of_the_data(sampler, prediction):
-    options = {**OWN, "prediction": prediction}
     few = sampling(sampler=sampler, steps=5, eta=0.0)
-    found = sample(lambda x, t: 50 * x, images(), KEYS, options, few, seed=1)
+    found = sample(lambda x, t: 50 * x, images(), KEYS, OWN, prediction, few, seed=1)
     assert found.abs().max() <= 1 + 1e-4
 
 
@@ -242,7 +241,7 @@ def test_features_are_computed_once_per_sample():
 
 def test_pnpnet_in_legopet_is_frozen_and_not_counted():
     method = legopet()
-    alone = CDPM(settings()["network"], OWN)
+    alone = CDPM(NETWORK, CDPM_OWN)
     assert method.parameter_count() == alone.parameter_count()
     assert not any(p.requires_grad for p in method.frozen.parameters())
     assert not method.frozen.training
@@ -252,14 +251,13 @@ def test_pnpnet_in_legopet_is_frozen_and_not_counted():
 
 
 def test_legopet_without_features_says_so():
-    method = LegoPET(settings()["network"], OWN)
+    method = LegoPET(NETWORK, OWN)
     with pytest.raises(TypeError, match="use_features"):
         method.condition(images())
 
 
 def test_only_methods_with_features_take_them():
-    config = settings()
-    method = PnPNet(config["network"], config["methods"]["PnPNet"])
+    method = PnPNet(NETWORK, own_settings("PnPNet"))
     with pytest.raises(TypeError, match="takes no features"):
         method.use_features(method)
 
@@ -277,7 +275,7 @@ def test_ddpm_takes_all_steps_from_the_last_to_the_first():
 
 
 def test_condition_of_plain_diffusion_has_no_features():
-    condition = CDPM(settings()["network"], OWN).condition(images(1))
+    condition = CDPM(NETWORK, CDPM_OWN).condition(images(1))
     assert condition == Condition(condition.inputs, None)
     assert condition.followed_by_zeros().features is None
 

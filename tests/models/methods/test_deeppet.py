@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from helpers.small_models import NETWORK, SAMPLING, own_settings
 from models.dataset import Batch, SliceKey
 from models.methods.base import trainable_parameters as count
 from models.methods.deeppet import DeepPET
 from models.networks.deeppet import DeepPETNetwork
 
-PAPER = {"conditioning": ["sinogram"], "width": 32, "convolutions": [2, 2, 3, 3, 3]}
+PAPER = own_settings("DeepPET", width=32, convolutions=[2, 2, 3, 3, 3])
 
 
 def small(convolutions=(1, 2, 1)):
@@ -17,7 +20,7 @@ def small(convolutions=(1, 2, 1)):
 
 def method():
     torch.manual_seed(0)
-    return DeepPET({"size": 16}, {**PAPER, "width": 4, "convolutions": [1, 2, 1]})
+    return DeepPET(NETWORK, replace(PAPER, width=4, convolutions=[1, 2, 1]))
 
 
 def batch(slices=3):
@@ -32,7 +35,7 @@ def convolutions(network):
 
 def test_parameter_count_of_the_paper():
     with torch.device("meta"):
-        paper = DeepPET({"size": 256}, PAPER)
+        paper = DeepPET(NETWORK, PAPER)
     assert paper.parameter_count() == 11_019_553
     assert count(DeepPETNetwork()) == 11_019_553
 
@@ -40,7 +43,7 @@ def test_parameter_count_of_the_paper():
 def test_further_channels_are_seen_by_the_first_convolution_alone():
     with torch.device("meta"):
         one, two = (
-            DeepPET({"size": 256}, {**PAPER, "conditioning": conditioning})
+            DeepPET(NETWORK, replace(PAPER, conditioning=conditioning))
             for conditioning in (["sinogram"], ["sinogram", "fbp"])
         )
         assert two.network(torch.zeros(2, 2, 256, 256)).shape == (2, 1, 256, 256)
@@ -140,9 +143,9 @@ def test_prediction_does_not_depend_on_the_batch():
     deeppet, data = method(), batch()
     deeppet.network(data.inputs)  # running statistics other than those at the start
     deeppet.network.eval()
-    together = deeppet.predict(data.inputs, data.keys, {}, 0)
+    together = deeppet.predict(data.inputs, data.keys, SAMPLING, 0)
     assert together.shape == data.image.shape
     assert torch.equal(together, deeppet.network(data.inputs))
     for n, key in enumerate(data.keys):
-        alone = deeppet.predict(data.inputs[n : n + 1], [key], {}, 1)
+        alone = deeppet.predict(data.inputs[n : n + 1], [key], SAMPLING, 1)
         assert torch.allclose(together[n : n + 1], alone, atol=1e-6)

@@ -5,22 +5,26 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.small_models import NETWORK, SAMPLING, own_settings
 from models.dataset import Batch, SliceKey, to_signed
 from models.methods.base import trainable_parameters as count
 from models.methods.gan import CGAN, GAN, Pix2Pix
 from models.networks.patchgan import PatchDiscriminator
 from models.networks.resnet_generator import ResidualBlock, ResNetGenerator
 
-COMMON = {"conditioning": ["sinogram"], "l1_weight": 100.0}
-PAPER = {**COMMON, "width": 64, "blocks": 9, "discriminator_width": 64}
-SMALL = {**COMMON, "width": 4, "blocks": 2, "discriminator_width": 4}
+PAPER = {"width": 64, "blocks": 9, "discriminator_width": 64}
+SMALL = {"width": 4, "blocks": 2, "discriminator_width": 4}
 SIZE = 24  # the least that the discriminator takes
 BOTH = pytest.mark.parametrize("kind", [CGAN, Pix2Pix])
 
 
+def own(kind, **changes):
+    return own_settings({CGAN: "cGAN", Pix2Pix: "Pix2Pix"}[kind], **changes)
+
+
 def method(kind=Pix2Pix, **changes):
     torch.manual_seed(0)
-    return kind({"size": SIZE}, {**SMALL, **changes})
+    return kind(NETWORK, own(kind, **{**SMALL, **changes}))
 
 
 def batch(slices=2):
@@ -57,7 +61,7 @@ def test_parameter_counts_of_the_paper():
 @BOTH
 def test_generator_alone_counts(kind):
     with torch.device("meta"):
-        gan = kind({"size": 256}, PAPER)
+        gan = kind(NETWORK, own(kind, **PAPER))
     assert gan.parameter_count() == 11_370_881
     assert count(gan.parts["discriminator"]) == 2_764_609
 
@@ -73,7 +77,7 @@ def test_shapes_of_the_paper():
 def test_further_channels_are_seen_by_both_first_convolutions(kind):
     with torch.device("meta"):
         one, two = (
-            kind({"size": 256}, {**PAPER, "conditioning": conditioning})
+            kind(NETWORK, own(kind, **PAPER, conditioning=conditioning))
             for conditioning in (["sinogram"], ["sinogram", "fbp"])
         )
         inputs, image = torch.zeros(2, 2, 256, 256), torch.zeros(2, 1, 256, 256)
@@ -143,7 +147,7 @@ def test_weights_start_as_in_isola_et_al():
 def test_same_seed_gives_the_same_weights_and_another_does_not():
     first, again = (method().parts for _ in range(2))
     torch.manual_seed(1)
-    other = Pix2Pix({"size": SIZE}, SMALL).parts
+    other = Pix2Pix(NETWORK, own(Pix2Pix, **SMALL)).parts
     for name in first:
         weights = [nn.utils.parameters_to_vector(p[name].parameters()) for p in (first, again)]
         assert torch.equal(*weights)
@@ -354,11 +358,11 @@ def test_prediction_does_not_depend_on_the_batch(kind):
     gan, data = method(kind), batch(3)
     gan.network(data.inputs)  # running statistics other than those at the start
     gan.network.eval()
-    together = gan.predict(data.inputs, data.keys, {}, 0)
+    together = gan.predict(data.inputs, data.keys, SAMPLING, 0)
     assert together.shape == data.image.shape
     assert torch.allclose(together, (gan.network(data.inputs) + 1) / 2)
     for n, key in enumerate(data.keys):
-        alone = gan.predict(data.inputs[n : n + 1], [key], {}, 1)
+        alone = gan.predict(data.inputs[n : n + 1], [key], SAMPLING, 1)
         assert torch.allclose(together[n : n + 1], alone, atol=1e-6)
 
 
@@ -369,5 +373,5 @@ def test_prediction_is_within_0_and_1(kind, bias, expected):
     with torch.no_grad():
         gan.network.head.weight.zero_()
         gan.network.head.bias.fill_(bias)
-    image = gan.predict(data.inputs, data.keys, {}, 0)
+    image = gan.predict(data.inputs, data.keys, SAMPLING, 0)
     assert torch.equal(image, torch.full_like(image, expected))

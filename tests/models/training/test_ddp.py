@@ -171,7 +171,7 @@ def test_another_number_of_processes_is_refused(tmp_path, monkeypatch):
     for name, value in torchrun(3)[0].items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"training\.devices: is 2, and 3 processes were started"):
-        make_fabric(settings()["training"], 2, 1)
+        make_fabric(job(settings(), "PnPNet").training, 2, 1)
 
 
 def test_uneven_tasks_of_srun_are_refused(monkeypatch):
@@ -240,7 +240,7 @@ def test_shares_make_up_the_batch_and_count_by_their_size():
 
 
 def test_batch_norms_of_several_cpu_processes_are_refused(monkeypatch):
-    fabric = make_fabric(settings()["training"], 1, 1)
+    fabric = make_fabric(job(settings(), "PnPNet").training, 1, 1)
     monkeypatch.setattr(type(fabric), "world_size", 2)
     with pytest.raises(InputError, match=r"training\.devices: is 2 on the CPU"):
         share_statistics(torch.nn.BatchNorm2d(1), fabric)
@@ -251,6 +251,6 @@ def test_batch_norms_of_several_cpu_processes_are_refused(monkeypatch):
 def test_missing_gpus_are_named():
     if torch.cuda.is_available():
         pytest.skip("there are GPUs")
-    training = settings(training__device="cuda")["training"]
+    training = job(settings(training__device="cuda"), "PnPNet").training
     with pytest.raises(InputError, match=r"asks for 1 GPU.*sees 0"):
         make_fabric(training, 1, 1)

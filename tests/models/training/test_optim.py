@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from helpers.small_models import own_settings
 from models.training.optim import averaged, gradient_norm, learning_rate, make_optimiser
 
-SETTINGS = {"learning_rate": 2.0, "warmup_steps": 4, "schedule": "cosine"}
+SETTINGS = own_settings("PnPNet", learning_rate=2.0, warmup_steps=4, schedule="cosine")
 
 
 def test_learning_rate_warms_up_and_falls_along_a_half_cosine():
@@ -16,7 +19,7 @@ def test_learning_rate_warms_up_and_falls_along_a_half_cosine():
 
 
 def test_a_constant_learning_rate_stays():
-    fixed = {**SETTINGS, "schedule": "constant", "warmup_steps": 0}
+    fixed = replace(SETTINGS, schedule="constant", warmup_steps=0)
     assert {learning_rate(fixed, step, 12) for step in range(12)} == {2.0}
 
 
@@ -54,8 +57,8 @@ def test_the_average_is_exponential_and_includes_buffers():
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
 )
 def test_optimisers_take_their_settings(name, kind):
-    settings = {"optimiser": name, "learning_rate": 0.1, "betas": [0.5, 0.9], "weight_decay": 0.2}
-    optimiser = make_optimiser(nn.Linear(1, 1), settings)
+    own = {"optimiser": name, "learning_rate": 0.1, "betas": [0.5, 0.9], "weight_decay": 0.2}
+    optimiser = make_optimiser(nn.Linear(1, 1), own_settings("PnPNet", **own))
     assert type(optimiser) is kind
     (group,) = optimiser.param_groups
     assert (group["lr"], group["betas"], group["weight_decay"]) == (0.1, (0.5, 0.9), 0.2)

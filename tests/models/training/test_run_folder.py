@@ -5,10 +5,11 @@ import random
 
 import pytest
 
-from helpers.small_models import settings
+from helpers.small_models import job, settings
 from helpers.trainings import Killed, die_at_call, kept, kill, rows, run, split, working
 from models import checkpoints
 from models.evaluation.sweep import sweep
+from models.settings import Sweep
 from models.training import resume
 from pipeline.storage.errors import InputError
 
@@ -74,12 +75,9 @@ def test_the_sweep_over_epochs_is_of_the_run_that_was_published(tmp_path, data, 
     run(tmp_path, data, "x", config=many)
     output = run(tmp_path, data, "x", config=few)
     assert list(kept(output)) == ["epoch0003.safetensors"]
-    job = {"model": {"name": "PnPNet", "method": "PnPNet", "seed": 7}}
-    job["model"]["settings"] = few["methods"]["PnPNet"]
-    job |= {name: few[name] for name in ("network", "training", "sampling")}
-    varied = {"slices": 2, "sampling": [{}]}
+    varied = Sweep(["PnPNet"], 2, [{}])
     paths = sorted((output.parent / "kept").iterdir())
-    sweep(paths, data[1], tmp_path / "sweep.csv", job, varied, None, 1)
+    sweep(paths, data[1], tmp_path / "sweep.csv", job(few, "PnPNet"), varied, None, 1)
     sums = {row["checkpoint"] for row in rows(tmp_path / "sweep.csv")}
     assert sums == {checkpoints.sha256(output)[:16]}
 

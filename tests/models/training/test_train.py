@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from helpers.small_models import GAN_SIZE, make_shard, settings
+from helpers.small_models import GAN_SIZE, NETWORK, make_shard, settings
 from helpers.trainings import Killed, die_at_call, kept, kill, rows, run, split, working
 from models import checkpoints
 from models.draws import generator
@@ -166,13 +166,12 @@ def test_averages_are_validated_and_saved_beside_the_weights(tmp_path, data):
     for name in ("psnr_db", "ssim"):
         raw, average = float(last[f"validation_{name}"]), float(last[f"validation_ema_{name}"])
         assert raw != average
-    network = settings()["network"]
-    raw, _ = checkpoints.load(output, network)
-    average, _ = checkpoints.load(output, network, "ema")
+    raw, _ = checkpoints.load(output, NETWORK)
+    average, _ = checkpoints.load(output, NETWORK, "ema")
     assert not torch.equal(raw.network.head.weight, average.network.head.weight)
     without = run(tmp_path, data, "y")
     assert rows(without.parent / "log.csv")[-1]["validation_ema_psnr_db"] == ""
-    plain, _ = checkpoints.load(without, network)
+    plain, _ = checkpoints.load(without, NETWORK)
     assert torch.equal(plain.network.head.weight, raw.network.head.weight)
 
 

@@ -1,5 +1,7 @@
 """Noise schedules: those that are accepted sample what they should, and the others would not."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.configurations import ROOT, SCHEMA, changed, check_refused, merged, refusal
+from helpers.small_models import NETWORK, own_settings
 from models.dataset import SliceKey
 from models.methods.cdpm import CDPM
 from models.sampling import make_sampler, sample
+from models.settings import Sampling
 from pipeline.jobs.config import check
-from pipeline.jobs.noise import LARGEST_LAST_SIGNAL, alphas_cumprod, betas, check_schedule
+from pipeline.jobs.noise import (
+    LARGEST_LAST_SIGNAL,
+    NoiseSchedule,
+    alphas_cumprod,
+    betas,
+    check_schedule,
+)
 from pipeline.storage.errors import InputError
 
 LINEAR = {"timesteps": 1000, "noise_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
@@ -31,7 +41,7 @@ def forward(**changes):
 
 
 def sampling(sampler, steps, eta=0.0):
-    return {"sampler": sampler, "steps": steps, "eta": eta}
+    return Sampling(sampler, steps, eta, guidance=0.0, samples=1)
 
 
 def denoiser(own):
@@ -51,6 +61,11 @@ def denoiser(own):
     return exact
 
 
+def typed(own):
+    """Give the forward process of a method's settings."""
+    return NoiseSchedule(**{each.name: own[each.name] for each in fields(NoiseSchedule)})
+
+
 def betas_of_diffusers(own):
     from diffusers import DDPMScheduler
 
@@ -61,7 +76,9 @@ def betas_of_diffusers(own):
 
 def moments(own, steps, sampler="ddim"):
     like = torch.zeros(4, 1, 64, 64)
-    found = sample(denoiser(own), like, KEYS, own, sampling(sampler, steps), seed=3)
+    found = sample(
+        denoiser(own), like, KEYS, typed(own), own["prediction"], sampling(sampler, steps), seed=3
+    )
     return float(found.mean()), float(found.std())
 
 
@@ -79,9 +96,11 @@ def moments(own, steps, sampler="ddim"):
 )
 def test_schedule_is_that_of_diffusers(changes):
     own = forward(**changes)
-    np.testing.assert_allclose(betas(own), betas_of_diffusers(own), rtol=2e-5, atol=1e-7)
-    assert betas(own).dtype == alphas_cumprod(own).dtype == np.float64
-    np.testing.assert_allclose(alphas_cumprod(own), np.cumprod(1 - betas(own)), rtol=1e-12)
+    np.testing.assert_allclose(betas(typed(own)), betas_of_diffusers(own), rtol=2e-5, atol=1e-7)
+    assert betas(typed(own)).dtype == alphas_cumprod(typed(own)).dtype == np.float64
+    np.testing.assert_allclose(
+        alphas_cumprod(typed(own)), np.cumprod(1 - betas(typed(own))), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,8 +109,8 @@ def test_schedule_is_that_of_diffusers(changes):
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm-solver++"])
 def test_samplers_have_it_in_double_precision(sampler, changes):
     own = forward(**changes)
-    scheduler, _ = make_sampler(own, sampling(sampler, 10))
-    expected = torch.from_numpy(alphas_cumprod(own))
+    scheduler, _ = make_sampler(typed(own), sampling(sampler, 10))
+    expected = torch.from_numpy(alphas_cumprod(typed(own)))
     torch.testing.assert_close(scheduler.alphas_cumprod, expected, rtol=1e-12, atol=0)
 
 
@@ -132,7 +151,9 @@ def test_accepted_schedules_give_numbers(drawn, error):
     def network(x, t):  # which may be wrong by any amount
         return exact(x, t) + error * x
 
-    found = sample(network, torch.zeros(2, 1, 8, 8), KEYS[:2], own, chosen, seed=1)
+    found = sample(
+        network, torch.zeros(2, 1, 8, 8), KEYS[:2], typed(own), own["prediction"], chosen, seed=1
+    )
     assert found.isfinite().all()
 
 
@@ -150,7 +171,13 @@ def test_noise_of_a_full_eta_is_never_below_zero(timesteps, steps, end):
         own = forward(timesteps=timesteps, beta_end=end)
     check_schedule("cDPM", own)
     found = sample(
-        denoiser(own), torch.zeros(2, 1, 8, 8), KEYS[:2], own, sampling("ddim", steps, 1.0), seed=1
+        denoiser(own),
+        torch.zeros(2, 1, 8, 8),
+        KEYS[:2],
+        typed(own),
+        own["prediction"],
+        sampling("ddim", steps, 1.0),
+        seed=1,
     )
     assert found.isfinite().all()
 
@@ -270,10 +297,8 @@ def test_configurations_of_the_tests_are_accepted(overlays):
 
 
 def test_training_sees_the_same_schedule():
-    from helpers.small_models import settings as small
-
-    own = {**small()["methods"]["cDPM"], "beta_end": 0.03}
-    schedule = CDPM(small()["network"], own).schedule
+    own = own_settings("cDPM", beta_end=0.03)
+    schedule = CDPM(NETWORK, own).schedule
     images, noise = torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2)
     t = torch.tensor([0, 500, 999])
     expected = np.sqrt(alphas_cumprod(own)[t])
