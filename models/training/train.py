@@ -203,8 +203,7 @@ class Run:
         self.parts.average()
         self.step += 1
         validate = self._due(self.training.validate_every_steps)
-        where = f"{self.folder} after step {self.step}"
-        validated = self.validation.measure(where) if validate else {}
+        validated = self.validation.measure(self.folder.path, self.step) if validate else {}
         if self.log:
             self.log.add(values, len(self.order.batch(self.step - 1)))
             if validate or self._due(self.training.log_every_steps):

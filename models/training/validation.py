@@ -1,5 +1,6 @@
 """How good the images of some validation slices are while a model is trained."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,13 +49,15 @@ class Validation:
         self._batch_size, self._fabric = batch_size, fabric
 
     @torch.no_grad()
-    def measure(self, where: str) -> dict[str, float]:
+    def measure(self, folder: Path, step: int) -> dict[str, float]:
         """Measure the weights as they are, and their moving average if there is one.
 
         Parameters
         ----------
-        where : str
-            Run and step, for errors.
+        folder : Path
+            Of the run, for errors.
+        step : int
+            After which.
 
         Returns
         -------
@@ -69,13 +72,14 @@ class Validation:
         if not len(self._slices):
             return {}
         network = self._method.network
-        found = self._measure(network, "validation", where)
+        found = self._measure(network, "validation", folder, step)
         if self._parts.averaged is not None:
-            found |= self._measure(self._parts.averaged.module, "validation_ema", where)
+            averaged = self._parts.averaged.module
+            found |= self._measure(averaged, "validation_ema", folder, step)
         self._method.network = network
         return found
 
-    def _measure(self, network: nn.Module, name: str, where: str) -> dict[str, float]:
+    def _measure(self, network: nn.Module, name: str, folder: Path, step: int) -> dict[str, float]:
         self._method.network = network.eval()
         chosen = self._slices.evenly_spaced(self._training.validation_slices)
         mine = chosen[self._fabric.global_rank :: self._fabric.world_size]
@@ -86,7 +90,7 @@ class Validation:
                 images = self._method.predict(
                     inputs, keys, self._training.validation_sampling, self._seed
                 )
-            check_finite(images, keys, f"{where}: {name}")
+            check_finite(images, keys, f"{folder}: {name} after step {step}")
             images = images.float().mean(dim=1, keepdim=True)
             sums["psnr_db"] += float(metrics.psnr_db(images, references).sum())
             sums["ssim"] += float(metrics.ssim(images, references).sum())

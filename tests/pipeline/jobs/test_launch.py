@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.configurations import ROOT
-from helpers.small_models import settings
+from helpers.small_models import job, settings
 from models.devices import make_fabric
 from pipeline.jobs import launch
 from pipeline.storage.errors import InputError
@@ -103,7 +103,7 @@ def test_nothing_said_is_no_launcher(environment):
 def test_what_is_wrong_or_not_enough_is_named(environment, said, message):
     environment(**MASTER | said)
     with pytest.raises(InputError, match=message) as refused:
-        make_fabric(settings()["training"], 1, 1)
+        make_fabric(job(settings(), "PnPNet").training, 1, 1)
     assert refused.value.remedy
     assert os.environ == MASTER | said  # nothing is half-adopted
 
@@ -121,8 +121,10 @@ def test_every_process_of_a_launcher_is_understood(nodes, here, data):
 def test_one_process_of_a_launcher_computes(tmp_path):
     """As Kubeflow and Vertex start one; libraries read the environment of the process itself."""
     code = (
+        "from types import SimpleNamespace\n"
         "from models.devices import make_fabric\n"
-        "fabric = make_fabric({'device': 'cpu', 'precision': '32-true'}, 1, 1)\n"
+        "training = SimpleNamespace(device='cpu', precision='32-true')\n"
+        "fabric = make_fabric(training, 1, 1)\n"
         "print(fabric.world_size, fabric.global_rank)"
     )
     own = {"RANK": "0", "WORLD_SIZE": "1"}

@@ -20,6 +20,7 @@ from helpers.workflow import ROOT
 from models.dataset import Batch, SliceKey
 from models.draws import generator
 from models.registry import METHODS, build
+from models.settings import Network
 from pipeline import osem
 from pipeline.jobs import memory, network_sizes
 from pipeline.jobs.experiment import models_of
@@ -170,7 +171,7 @@ def test_weights_of_the_networks_are_counted(name, method):
     config = configuration(name)
     model = models_of(config)[method]
     size = network_sizes.size_of(model, config["network"])
-    parts = build(method, config["network"], model.settings).parts
+    parts = build(method, Network(**config["network"]), model.settings).parts
     counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
     assert size.weights == pytest.approx(counts.pop("network"), rel=0.05)
     assert size.others == pytest.approx(sum(counts.values()), rel=0.05)
@@ -181,9 +182,10 @@ def test_weights_of_the_networks_are_counted(name, method):
 def test_activations_of_a_training_step_are_counted(name, method):
     config = configuration(name)
     model, network = models_of(config)[method], config["network"]
-    made = build(method, network, model.settings)
+    asked = Network(**network)
+    made = build(method, asked, model.settings)
     if source := model.settings.get("features"):
-        made.use_features(build(source, network, config["methods"][source]))
+        made.use_features(build(source, asked, config["methods"][source]))
     found = kept_numbers(made, network["size"], len(model.settings["conditioning"]))
     assert found == pytest.approx(network_sizes.size_of(model, network).kept, rel=0.35)
 

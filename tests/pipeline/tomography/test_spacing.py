@@ -14,6 +14,7 @@ from models.evaluation.metrics_table import COLUMNS, write_table
 from models.evaluation.sweep import sweep
 from models.registry import load
 from models.report.table1 import table1
+from models.settings import Sweep
 from pipeline.slices import brain_slices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,7 +77,7 @@ def test_a_sweep_of_one_slice_takes_the_middle_one(tmp_path, rotations):
     config = settings()
     weights = run(tmp_path, split(tmp_path), "run", config=config)
     shard = make_shard(tmp_path / "s.h5", slices=5 * rotations, rotations=rotations)
-    varied = {"models": ["PnPNet"], "slices": 1, "sampling": [{}]}
+    varied = Sweep(["PnPNet"], 1, [{}])
     output = tmp_path / "sweep.csv"
     sweep([weights], [shard], output, job(config, "PnPNet"), varied, None, threads=1)
     assert set(pd.read_csv(output)["slice_index"]) == {12}  # of 10 to 14
