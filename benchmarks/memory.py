@@ -3,9 +3,9 @@
     python -m benchmarks.memory [--brainweb DIR] [--only small large mini paper]
 
 Prints the lines of ``tests/pipeline/jobs/measured_memory.csv``, with which `pipeline.jobs.memory`
-is tested. Each configuration is one run of the workflow on three subjects, one job at a time, in
-few steps: what a job holds does not depend on their number. "mini" and "paper" take BrainWeb's own
-volumes.
+and `models.memory` are tested. Each configuration is one run of the workflow on three subjects, one
+job at a time, in few steps: what a job holds does not depend on their number. "mini" and "paper"
+take BrainWeb's own volumes.
 
 What counts is what a cluster counts: of a job's process and its readers together, memory that they
 share once (PSS, sampled), or the process's own high-water mark, which misses nothing, if that is

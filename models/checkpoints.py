@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from models import registry
 from models.dataset import Scales
 from models.methods.base import Method
 from models.registry import METHODS, build
@@ -30,12 +31,6 @@ DIGEST_KEY = "sha256"
 """In the metadata, of all else in them and of the tensors."""
 
 WEIGHTS_REMEDY = "delete it and train again: snakemake --cores all -- {}"
-
-PREDICTING = (
-    *("conditioning", "features", "width", "blocks", "convolutions"),
-    *("timesteps", "noise_schedule", "beta_start", "beta_end", "prediction"),
-)
-"""Settings that decide, with the weights, what a method predicts."""
 
 
 @dataclass(frozen=True)
@@ -261,8 +256,8 @@ def _check_asked(path: Path, metadata: Metadata, network: Network, model: Model 
     changed = list(differences(metadata.network, _plain(asdict(network)), "network"))
     if model is not None:
         changed += differences(metadata.method, model.method, "method")
-        asked = _plain(model.settings)
-        for name in PREDICTING:
+        asked, alone = _plain(model.settings), registry.load(model.method).Settings.training_alone
+        for name in sorted({*metadata.settings, *asked} - alone):
             changed += differences(metadata.settings.get(name), asked.get(name), name)
     if changed:
         problem = f"was trained with another network ({'; '.join(changed)})"
@@ -299,8 +294,9 @@ def attach_features(method: Method, metadata: Metadata, features: Path | None) -
     found = read_metadata(features)
     if found.model != wanted:
         raise InputError(features, f"is of {found.model}, not {wanted}", f"give {wanted}'s")
-    if found.method != "PnPNet":
-        raise InputError(features, f"is a {found.method}, not a PnPNet", f"give {wanted}'s weights")
+    if found.method != method.features_of:
+        problem = f"is a {found.method}, not a {method.features_of}"
+        raise InputError(features, problem, f"give {wanted}'s weights")
     source, found = load(features, Network(**metadata.network))
     digest = sha256(features)
     if found.scales != metadata.scales:

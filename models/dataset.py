@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from models.channels import CHANNELS, Channel
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SHARD
@@ -36,7 +37,7 @@ class Batch(NamedTuple):
     ----------
     inputs : Tensor
         (N, C, size, size): what networks see of the measurement, a channel for each name of the
-        method's ``conditioning``; the zero-padded sinogram is the first.
+        method's ``conditioning``.
     image : Tensor
         (N, 1, size, size): the OSEM reference.
     keys : list of SliceKey
@@ -116,6 +117,8 @@ def pad(array: np.ndarray, size: int) -> np.ndarray:
     ValueError
         If an axis is longer than ``size``.
     """
+    if array.shape[-2:] == (size, size):
+        return array
     if max(array.shape[-2:]) > size:
         raise ValueError(f"{array.shape[-2:]} does not fit into {size} x {size}")
     padded = np.zeros((*array.shape[:-2], size, size), dtype=array.dtype)
@@ -134,6 +137,9 @@ def _window(shape: Sequence[int], size: int) -> tuple[slice, slice]:
 
 
 # --- slices ------------------------------------------------------------------------------------
+
+REFERENCE = Channel("osem", "activity")
+"""What networks are to give."""
 
 OPEN_FILES = 128
 """Shards that a reading process keeps open; systems commonly allow a process 1024 files."""
@@ -160,7 +166,7 @@ class ShardSlices(Dataset[dict[str, Any]]):
     scales : Scales
         Of the training split.
     conditioning : sequence of str
-        The method's: "sinogram", then "fbp" or nothing.
+        The method's: names of `models.channels.CHANNELS`.
 
     Raises
     ------
@@ -173,7 +179,7 @@ class ShardSlices(Dataset[dict[str, Any]]):
         self, paths: Sequence[Path], size: int, scales: Scales, conditioning: Sequence[str]
     ):
         self.paths, self.size, self.scales = [Path(p) for p in paths], size, scales
-        self.conditioning = tuple(conditioning)
+        self.channels = [CHANNELS[name] for name in conditioning]
         self.positions: list[tuple[int, int]] = []  # (number of the shard, row in it)
         self.keys: list[SliceKey] = []
         self._open_files: dict[int, h5py.File] = {}
@@ -206,24 +212,21 @@ class ShardSlices(Dataset[dict[str, Any]]):
         number, row = self.positions[index]
         file = self._file(number)
         try:
-            found = {
-                name: hdf5.finite(file[name], row).astype(np.float32)
-                for name in (*self.conditioning, "osem")
-            }
+            inputs = np.stack([self._scaled(file, row, channel) for channel in self.channels])
+            image = self._scaled(file, row, REFERENCE)
         except InputError as error:
             problem = f"{self.keys[index]}: {error.problem}"
             raise InputError(error.where, problem, error.remedy) from None
-        scaled = {
-            name: pad(array, self.size) / np.float32(self.scales.sinogram)
-            if name == "sinogram"
-            else array / np.float32(self.scales.activity)
-            for name, array in found.items()
-        }
         return {
-            "inputs": torch.from_numpy(np.stack([scaled[name] for name in self.conditioning])),
-            "image": torch.from_numpy(scaled["osem"])[None],
+            "inputs": torch.from_numpy(inputs),
+            "image": torch.from_numpy(image)[None],
             "key": self.keys[index],
         }
+
+    def _scaled(self, file: h5py.File, row: int, channel: Channel) -> np.ndarray:
+        array = pad(hdf5.finite(file[channel.dataset], row).astype(np.float32), self.size)
+        scaled: np.ndarray = array / np.float32(getattr(self.scales, channel.scale))
+        return scaled
 
     def __getitems__(self, indices: Sequence[int]) -> "list[dict[str, Any]] | InputError":
         # A worker process cannot raise an InputError (PyTorch rebuilds exceptions from their text

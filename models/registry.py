@@ -1,6 +1,7 @@
 """Methods by their names in the configuration, tables and figures; each is loaded when asked for.
 
-A method is its file, its line here, and its section of the configuration.
+A method is its file, with a YAML file of its own settings beside it, its line here, and its section
+of the configuration.
 """
 
 from collections.abc import Mapping
@@ -55,11 +56,13 @@ def build(name: str, network: "Network", settings: Mapping[str, Any]) -> "Method
     InputError
         If there is no method of that name.
     TypeError
-        If it has other settings.
+        If it has other settings, or samples without ``timesteps``.
     """
     import torch
 
     kind = load(name)
+    if kind.samples != ("timesteps" in settings):
+        raise TypeError(f"{name}: methods that sample have the setting timesteps, others do not")
     method = kind(network, kind.Settings(**settings))
     method.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from models.configuration import read_configuration
 from models.methods.base import Method, trainable_parameters
 from models.registry import METHODS, build
 from models.settings import Network
-from pipeline.jobs.config_files import read_configuration
 from pipeline.storage.errors import InputError
 
 

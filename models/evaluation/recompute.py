@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import typer
 
+from models.configuration import read_configuration
 from models.dataset import SliceKey
 from models.evaluation.measure import Slices, rows_of_model
 from models.evaluation.metrics_table import read_parts
 from models.reconstruct import Reconstructor
 from models.settings import Settings
-from pipeline.jobs.config_files import read_configuration
 from pipeline.jobs.experiment import models_of
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError

@@ -40,7 +40,13 @@ class MethodSettings:
     betas : sequence of float
         Adam's decay rates of the first and second moment.
     weight_decay : float
+    training_alone : frozenset of str
+        Fields that do not decide, with the weights, what a method predicts.
     """
+
+    training_alone: ClassVar[frozenset[str]] = frozenset(
+        ("epochs", "keep_every_epochs", "batch_size", "optimiser", "learning_rate", "schedule")
+    ) | {"warmup_steps", "betas", "weight_decay"}
 
     conditioning: Sequence[str]
     epochs: int
@@ -90,14 +96,18 @@ class Method(ABC):
         `MethodSettings`, or what inherits from it: fields as in the method's schema.
     network : nn.Module
         What predicts: the trained weights that are saved and counted.
+    features_of : str or None
+        Method whose trained network the setting ``features`` names, if there is one.
     frozen : nn.Module or None
         A network of another method that is used but neither trained, saved nor counted.
     samples : bool
-        Whether `predict` draws from a distribution, so that ``sampling`` matters.
+        Whether `predict` draws from a distribution, so that ``sampling`` matters. Such methods, and
+        no others, have the setting ``timesteps``, by which the workflow knows them.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     network: nn.Module
+    features_of: ClassVar[str | None] = None
     frozen: nn.Module | None = None
     samples: ClassVar[bool] = False
 

@@ -37,6 +37,8 @@ class CDPMSettings(NoiseSchedule, MethodSettings):
         Probability p_dp that a training slice's conditions are replaced by zeros.
     """
 
+    training_alone = MethodSettings.training_alone | {"condition_dropout"}
+
     prediction: str
     condition_dropout: float
 

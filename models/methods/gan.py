@@ -37,6 +37,8 @@ class GANSettings(MethodSettings):
         Channels of the discriminator's first layer.
     """
 
+    training_alone = MethodSettings.training_alone | {"discriminator_width"}
+
     width: int
     blocks: int
     discriminator_width: int
@@ -51,6 +53,8 @@ class Pix2PixSettings(GANSettings):
     l1_weight : float
         Weight of the absolute error beside the adversarial loss.
     """
+
+    training_alone = GANSettings.training_alone | {"l1_weight"}
 
     l1_weight: float
 

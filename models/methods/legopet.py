@@ -27,6 +27,7 @@ class LegoPET(CDPM):
     """Conditional diffusion with C = {s, b_d, b_m}: PnPNet's features added to the U-Net's own."""
 
     Settings = LegoPETSettings
+    features_of = "PnPNet"
 
     def use_features(self, source: Method) -> None:
         """Freeze a trained PnPNet and use its encoder and middle.

@@ -28,6 +28,8 @@ class PnPNetSettings(MethodSettings):
         Levels of the wavelet transform.
     """
 
+    training_alone = MethodSettings.training_alone | {"dwt_weight", "wavelet", "levels"}
+
     dwt_weight: float
     wavelet: str
     levels: int

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import torch
 from lightning_fabric import Fabric
 
+from models.channels import CHANNELS
 from models.checkpoints import Metadata
-from models.registry import METHODS
+from models.registry import METHODS, load
 from models.settings import Training
 from pipeline.jobs import code_hash
 from pipeline.jobs.experiment import TRAINING_DECIDES
@@ -46,6 +47,7 @@ def identity(
         **{key: asdict(training)[key] for key in TRAINING_DECIDES},
         "shards": [_contents(path, conditioning) for path in train_shards],
         "validation_shards": [_contents(path, conditioning) for path in validation_shards],
+        "channels": [CHANNELS[name] for name in conditioning],
         "code": code_of(metadata),
     }
     if not validation_shards:
@@ -59,7 +61,7 @@ def _contents(path: Path, conditioning: Sequence[str]) -> list[Any]:
     with hdf5.opened(path, SHARD) as file:
         for name in ("rotation", "slice_index"):
             digest.update(hdf5.finite(file[name]).data)
-        for name in (*conditioning, "osem"):
+        for name in (*(CHANNELS[name].dataset for name in conditioning), "osem"):
             digest.update(f"{name} {file[name].shape}".encode())
             for row in range(len(file[name])):
                 digest.update(hdf5.finite(file[name], row).data)
@@ -68,7 +70,7 @@ def _contents(path: Path, conditioning: Sequence[str]) -> list[Any]:
 
 def code_of(metadata: Metadata) -> str:
     """Hash the code that decides a model's weights, its method's and no other's among it."""
-    methods = [metadata.method, *(["PnPNet"] if metadata.features_sha256 else [])]
+    methods = [metadata.method, *filter(None, [load(metadata.method).features_of])]
     return code_hash.code_hash("train.py", *(METHODS[name] for name in methods))
 
 

@@ -27,6 +27,7 @@ WITHOUT_EFFECT = frozenset(
         "pipeline.storage.system_errors",
         "pipeline.jobs.job",  # logs
         "pipeline.jobs.launch",  # decides who computes, not what
+        "models.channels",  # those of a model are among its rules' parameters
         "models.checkpoints",  # gives back what was written, or refuses
         "models.loader",  # reads ahead what was asked for, in the order that was asked for
         "models.training.logger",  # reports

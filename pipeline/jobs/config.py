@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 from pipeline.jobs.config_models import check_models
 from pipeline.jobs.config_values import convert
@@ -19,7 +18,7 @@ from pipeline.tomography import backend
 from pipeline.tomography.geometry import check_geometry, grid_from, ring_from
 
 
-def check(config: dict[str, Any], schema: Path) -> dict[str, Subject]:
+def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subject]:
     """Refuse a configuration that is misspelt, out of range or contradictory.
 
     Parameters
@@ -27,8 +26,8 @@ def check(config: dict[str, Any], schema: Path) -> dict[str, Subject]:
     config : dict
         The merged configuration; texts of numbers become numbers, see
         `pipeline.jobs.config_values`.
-    schema : Path
-        JSON schema as YAML.
+    schema : mapping
+        JSON schema, see `models.configuration.schema`.
 
     Returns
     -------
@@ -40,29 +39,28 @@ def check(config: dict[str, Any], schema: Path) -> dict[str, Subject]:
     InputError
         Naming the key, its value and the remedy.
     """
-    rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
-    convert(config, rules)
-    _check_schema(config, rules)
+    convert(config, schema)
+    _check_schema(config, schema)
     if config["name"] == "labels":
         problem = "is 'labels', and data/labels has the phantoms' labels"
         raise InputError("name", problem, "choose another name")
-    _check_variants(config, rules)
+    _check_variants(config, schema)
     _check_geometry(config)
     subjects = read_subjects(Path(config["subjects"]))
-    check_models(config, subjects)
+    check_models(config, schema, subjects)
     if config["source"] == "brainweb":
         _check_known(subjects, config)
     return subjects
 
 
-def _check_schema(config: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
-    errors = _strict()(rules).iter_errors(config)
+def _check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    errors = _strict()(schema).iter_errors(config)
     first = min(errors, key=lambda error: list(map(str, error.path)), default=None)
     if first is not None:
         raise _as_input_error(first)
 
 
-def _check_variants(config: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
+def _check_variants(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """Each variant's settings must suit its method's schema; each has a name and network alone."""
     check_names(config["variants"], config["methods"])
     models = models_of(config)
@@ -70,7 +68,7 @@ def _check_variants(config: Mapping[str, Any], rules: Mapping[str, Any]) -> None
         model = models[name]
         changed = {**config, "methods": {**config["methods"], model.method: model.settings}}
         try:
-            _check_schema(changed, rules)
+            _check_schema(changed, schema)
         except InputError as error:
             where = error.where.replace(f"methods.{model.method}", f"variants.{name}", 1)
             raise InputError(where, error.problem, error.remedy) from None
@@ -149,6 +147,8 @@ def _wanted(schema: Mapping[str, Any]) -> str:
         if key in schema
     ]
     kind = [WANTED[schema["type"]]] if "type" in schema else []
+    if choices := schema.get("items", {}).get("enum"):
+        kind = [f"a list of names out of {', '.join(choices)}"]
     return ", ".join(kind + limits)
 
 

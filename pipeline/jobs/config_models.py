@@ -15,17 +15,19 @@ from pipeline.sources.subjects import Subject
 from pipeline.storage.errors import InputError
 from pipeline.tomography.geometry import ring_from
 
-BATCH_NORM = ("DeepPET", "cGAN", "Pix2Pix")
-"""Methods whose networks normalise by the statistics of the batch."""
 
-
-def check_models(config: Mapping[str, Any], subjects: Mapping[str, Subject]) -> None:
+def check_models(
+    config: Mapping[str, Any], schema: Mapping[str, Any], subjects: Mapping[str, Subject]
+) -> None:
     """Refuse networks that cannot be built or trained, and models that do not exist or fit.
 
     Parameters
     ----------
     config : mapping
         The configuration, of valid types and limits.
+    schema : mapping
+        Its schema, whose sections of methods say ``batch_norm`` where networks normalise by the
+        statistics of the batch, and of which ``method`` the model named by ``features`` is.
     subjects : mapping of name to Subject
         Its table of subjects.
 
@@ -37,7 +39,7 @@ def check_models(config: Mapping[str, Any], subjects: Mapping[str, Subject]) -> 
     _check_network(config)
     models = models_of(config)
     for name, model in models.items():
-        _check_features(name, model, models)
+        _check_features(name, model, schema, models)
         _check_steps(name, model.settings, config)
         if "timesteps" in model.settings:
             check_schedule(name, model.settings)
@@ -46,7 +48,7 @@ def check_models(config: Mapping[str, Any], subjects: Mapping[str, Subject]) -> 
         if "convolutions" in model.settings:
             _check_encoder(name, model.settings, config, subjects)
     _check_evaluation(config, models)
-    _check_devices(config, models)
+    _check_devices(config, schema, models)
 
 
 def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) -> None:
@@ -90,16 +92,20 @@ def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) ->
             )
 
 
-def _check_features(name: str, model: Model, models: Mapping[str, Model]) -> None:
+def _check_features(
+    name: str, model: Model, schema: Mapping[str, Any], models: Mapping[str, Model]
+) -> None:
     wanted = model.settings.get("features")
     if wanted is None:
         return
+    method = schema["properties"]["methods"]["properties"][model.method]
+    giving = method["properties"]["features"]["method"]
     source = models.get(wanted)
-    if source is None or source.method != "PnPNet":
+    if source is None or source.method != giving:
         raise InputError(
             f"{name}: features",
-            f"{wanted!r} is not PnPNet nor a variant of it",
-            "name PnPNet or a variant of it",
+            f"{wanted!r} is not {giving} nor a variant of it",
+            f"name {giving} or a variant of it",
         )
     if source.settings["conditioning"] != model.settings["conditioning"]:
         raise InputError(
@@ -239,13 +245,16 @@ def _training_slices(config: Mapping[str, Any], subjects: Mapping[str, Subject])
     return training * config["slices"]["rotations"] * config["slices"]["per_volume"]
 
 
-def _check_devices(config: Mapping[str, Any], models: Mapping[str, Model]) -> None:
+def _check_devices(
+    config: Mapping[str, Any], schema: Mapping[str, Any], models: Mapping[str, Model]
+) -> None:
     """Several processes on the CPU cannot share the statistics of batch norms."""
     evaluation, training = config["evaluation"], config["training"]
     if training["device"] != "cpu" or training["devices"] == 1:
         return
+    methods = schema["properties"]["methods"]["properties"]
     for name in evaluation["models"]:
-        if models[name].method in BATCH_NORM:
+        if methods[models[name].method].get("batch_norm"):
             raise InputError(
                 "training.devices",
                 f"is {training['devices']} on the CPU, where the batch norms of {name} cannot "

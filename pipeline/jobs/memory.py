@@ -1,4 +1,4 @@
-"""Memory that the jobs of each rule ask for (``mem_mb``), from the configuration.
+"""Memory that jobs ask for (``mem_mb``), from the configuration: rules that use no network.
 
 A function a rule, of its name. Each counts the rule's libraries and the arrays that it holds at its
 peak, as its code makes them: the comments say which, in bytes a number of them. A quarter more is
@@ -13,8 +13,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pipeline.jobs.experiment import Model, models_of
-from pipeline.jobs.network_sizes import size_of
 from pipeline.tomography.geometry import field_of_view, grid_from, ring_from
 
 Config = Mapping[str, Any]
@@ -24,15 +22,9 @@ SNAKEMAKE_MB = 280
 
 MARGIN = 1.25
 
-PLAIN_MB, IMAGES_MB, TORCH_MB, PLOTS_MB, NETWORKS_MB = 70, 100, 280, 350, 520
-"""Python with h5py; SciPy or Matplotlib besides; PyTorch; figures of tables; all that networks
-need. Measured on Linux, x86-64, in the smallest jobs."""
-
-CUDA_MB = 4000
-"""What CUDA's libraries take of a process's own memory, beside the GPU's; not measured by us."""
-
-READER_MB = 80
-"""A process that reads slices ahead: what it does not share with the one that it serves."""
+PLAIN_MB, IMAGES_MB, TORCH_MB = 70, 100, 280
+"""Python with h5py; SciPy or Matplotlib besides; PyTorch. Measured on Linux, x86-64, in the
+smallest jobs."""
 
 VOXELS = {"brainweb": 362 * 434 * 362, "mni152": 189 * 233 * 197}
 PLANE_PIXELS = {"brainweb": 434 * 362, "mni152": 233 * 197}
@@ -76,7 +68,8 @@ class Data(NamedTuple):
     views: int
 
 
-def _data(config: Config) -> Data:
+def data_of(config: Config) -> Data:
+    """Count the arrays of one subject."""
     ring, grid, slices_ = ring_from(config), grid_from(config), config["slices"]
     return Data(
         slices=slices_["rotations"] * slices_["per_volume"],
@@ -119,7 +112,7 @@ def phantom(config: Config) -> int:
 
 def slices(config: Config) -> int:
     """All rotations of a subject's slices."""
-    data = _data(config)
+    data = data_of(config)
     # Labels, and three masks of them; planes of a volume, averaged along three axes (4 each);
     # activity, attenuation and the parts of the latter, 4 each, the check of 1.
     held = 4 * VOXELS[config["source"]]
@@ -144,7 +137,7 @@ def _loaded_matrix(config: Config, oversampling: int) -> int:
 
 def sinogram(config: Config, projector: str) -> int:
     """Prompts of a subject's slices, by the projector "sparse" or "parallelproj"."""
-    data = _data(config)
+    data = data_of(config)
     matrix = _loaded_matrix(config, config["simulation"]["oversampling"])
     # Prompts and attenuation factors, 4 + 4, of each volume and joined; the check of 1. Of one
     # volume: trues, their parts, what is expected, counts and their stack, 4 each; images as read,
@@ -156,7 +149,7 @@ def sinogram(config: Config, projector: str) -> int:
 
 def osem(config: Config, projector: str) -> int:
     """OSEM images of a subject's slices."""
-    data = _data(config)
+    data = data_of(config)
     count = min(OSEM_SLICES, data.slices)
     attenuated = config["simulation"]["attenuation"]
     # Images of all slices, by parts and joined, 4 + 4, the check of 1; of the slices at a time
@@ -171,7 +164,7 @@ def osem(config: Config, projector: str) -> int:
 
 def fbp(config: Config) -> int:
     """FBP images of a subject's slices."""
-    data = _data(config)
+    data = data_of(config)
     entries = data.seen * data.views
     # The back projection has two entries of 4 + 4 for each pixel and view; positions (8), their
     # whole and broken parts (4 + 4) and a product (4) exist while it is made.
@@ -184,115 +177,16 @@ def fbp(config: Config) -> int:
 
 def shard(config: Config) -> int:
     """A subject's files as one: chunks are copied, unless the truth is averaged to the pixels."""
-    data = _data(config)
+    data = data_of(config)
     fine = 5 * data.slices * data.fine_pixels if data.fine_pixels > data.pixels else 0
     return asked(PLAIN_MB, fine + 5 * data.slices * data.pixels)
 
 
 def preview(config: Config) -> int:
     """Six images of each of the three or four datasets of a file, with their colours."""
-    data = _data(config)
+    data = data_of(config)
     largest = max(PLANE_PIXELS[config["source"]], data.bins, data.fine_pixels)
     return asked(IMAGES_MB, 6 * 4 * 20 * largest)
-
-
-# --- networks ----------------------------------------------------------------------------------
-
-
-def _features(config: Config, model: Model) -> int:
-    """Weights of the network whose features a model uses, frozen."""
-    source = model.settings.get("features")
-    return size_of(models_of(config)[source], config["network"]).weights if source else 0
-
-
-def _libraries(config: Config) -> int:
-    return NETWORKS_MB + (0 if config["training"]["device"] == "cpu" else CUDA_MB)
-
-
-def train(config: Config, model: Model) -> int:
-    """All processes of a node that train a network, as if its activations were not on a GPU."""
-    settings, training = model.settings, config["training"]
-    size, pixels = size_of(model, config["network"]), config["network"]["size"] ** 2
-    weights = size.weights + size.others
-    # Weights, gradients, two moments of Adam, a moving average, in 32 bits; in 16 bits once more.
-    state = 16 * weights + 4 * _features(config, model)
-    state += 4 * size.weights if training["ema_decay"] else 0
-    state += 2 * weights if training["precision"] == "bf16-mixed" else 0
-    # Kept activations, 4 (of bfloat16 both kinds); with gradients and the convolutions' own copies
-    # of the layers at hand. Or, when a run is resumed, what its checkpoint holds.
-    kept = size.recomputed if training["activation_checkpointing"] else size.kept
-    step = settings["batch_size"] * (4 * kept + 8 * size.live)
-    held = state + max(step, 16 * weights)
-    # Slices read ahead, two batches of each reader.
-    channels = len(settings["conditioning"]) + 1
-    batches = 1 + 2 * training["workers"]
-    held += 4 * batches * settings["batch_size"] * channels * pixels
-    held += 1e6 * READER_MB * training["workers"]
-    return asked(training["devices"] * _libraries(config), training["devices"] * held)
-
-
-def _prediction(config: Config, model: Model, sampling: Config, count: int) -> float:
-    """Bytes that a model holds while it reconstructs ``count`` slices of a subject."""
-    size, network = size_of(model, config["network"]), config["network"]
-    samples, passes = 1, 1
-    if "timesteps" in model.settings:
-        samples, passes = sampling["samples"], 2 if sampling["guidance"] else 1
-    batch = min(count, sampling["batch_size"])
-    # Weights as read and in the network; of a batch what one layer's work needs; samples by
-    # batches, joined, and times the scale, 4 each; mean and deviation.
-    held = 8 * size.weights + 8 * _features(config, model) + 4 * batch * passes * size.live
-    return held + (12 * samples + 12) * count * network["size"] ** 2
-
-
-def reconstruct(config: Config, model: Model) -> int:
-    """All slices of a subject."""
-    held = _prediction(config, model, config["sampling"], _data(config).slices)
-    return asked(_libraries(config), held)
-
-
-def sweep(config: Config, name: str, model: Model) -> int:
-    """Some slices of a subject at a time, by each of a sweep's settings, and their metrics."""
-    settings, data = config["evaluation"]["sweeps"][name], _data(config)
-    count = min(settings["slices"], data.slices)
-    held = max(
-        _prediction(config, model, {**config["sampling"], **changes}, count)
-        for changes in settings["sampling"]
-    )
-    return asked(_libraries(config), held + SSIM_BYTES * count * data.pixels)
-
-
-# --- evaluation --------------------------------------------------------------------------------
-
-SSIM_BYTES = 420
-"""Of each pixel: padded images, their products and the filtered five of them, and means in 64 bits.
-Measured at 256 x 256: 2078 MB in all for a subject's slices of one rotation."""
-
-
-def metrics(config: Config) -> int:
-    """Images of a volume by one model at a time."""
-    data, samples = _data(config), config["sampling"]["samples"]
-    # Samples (4), their order against the reference (1 + 1) and what deviations need (4 + 4).
-    held = (SSIM_BYTES + 14 * samples) * data.volume_slices * data.pixels
-    return asked(NETWORKS_MB, held)
-
-
-def table1(config: Config) -> int:
-    """A part of the metrics at a time, and one network at a time, whose weights are counted."""
-    models = models_of(config)
-    weights = max(
-        size_of(models[name], config["network"]).weights for name in config["evaluation"]["models"]
-    )
-    return asked(NETWORKS_MB, 12 * weights)
-
-
-def images(config: Config) -> int:
-    """Rules ``panel`` and ``uncertainty``: a few slices, with all samples, on a canvas of 30 MB."""
-    return asked(PLOTS_MB, 30e6)
-
-
-def tables(config: Config) -> int:
-    """Rules that draw or join tables, a part at a time."""
-    return asked(PLOTS_MB, 0)
 
 
 def provenance(config: Config) -> int:

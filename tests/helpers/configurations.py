@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from helpers.paths import ROOT
+from models.configuration import schema
 from pipeline.jobs.config import check
 from pipeline.storage.errors import InputError
 
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+SCHEMA = schema()
 DELETE = object()
 
 

@@ -24,8 +24,8 @@ import pytest
 from helpers.configurations import ROOT, SCHEMA, changed
 from helpers.server import Server, answer
 from helpers.volumes import CODES, LABELS, PACKED, minc, some_labels
+from models.configuration import read_configuration
 from pipeline.jobs import config
-from pipeline.jobs.config_files import read_configuration
 from pipeline.jobs.job import job
 from pipeline.sources import brainweb
 

@@ -16,17 +16,18 @@ if others := subprocess.run(
 
 from pipeline.tomography import backend
 from pipeline.jobs import memory
+from models import memory as model_memory
+from models.channels import CHANNELS
 from models.registry import METHODS
 from pipeline.jobs.code_hash import code_hash
+from models.configuration import schema
 from pipeline.jobs.config import check
 from pipeline.storage.errors import InputError
 from pipeline.jobs.experiment import deciding, models_of, replicates
 from pipeline.tomography.geometry import field_of_view_mm, grid_from, ring_from
 
 try:
-    SUBJECTS = check(
-        config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
-    )
+    SUBJECTS = check(config, schema())
     PROJECTOR = backend.resolve(config["projector"])
 except InputError as error:
     raise WorkflowError(str(error))
@@ -87,10 +88,11 @@ def features_of(wildcards):
 
 
 def code_of(script, model):
-    """Hash of the code that a script runs for a model: of its method, and of no other."""
+    """Code that a script runs for a model: its method's and no other's, as a hash, and channels."""
     own = MODELS[model]
     used = [own, *(MODELS[name] for name in [own.settings.get("features")] if name)]
-    return code_hash(script, *(METHODS[each.method] for each in used))
+    channels = [str(CHANNELS[name]) for name in own.settings["conditioning"]]
+    return [code_hash(script, *(METHODS[each.method] for each in used)), *channels]
 
 
 def shown():

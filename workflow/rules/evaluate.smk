@@ -14,7 +14,9 @@ rule reconstruct:
     threads: job_threads()
     resources:
         gpu=gpus(1),
-        mem_mb=lambda wildcards: memory.reconstruct(config, MODELS[wildcards.model]),
+        mem_mb=lambda wildcards: model_memory.reconstruct(
+            config, MODELS[wildcards.model]
+        ),
     params:
         settings=lambda wildcards: deciding(
             MODELS[wildcards.model], config, "network", "sampling"
@@ -40,7 +42,7 @@ rule metrics:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.metrics(config),
+        mem_mb=model_memory.metrics(config),
     params:
         models=EVALUATED,
         code=code_hash("metrics.py"),
@@ -59,7 +61,7 @@ rule join_metrics:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.tables(config),
+        mem_mb=model_memory.tables(config),
     params:
         code=code_hash("join_metrics.py"),
     script:
@@ -87,7 +89,7 @@ rule table1:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.table1(config),
+        mem_mb=model_memory.table1(config),
     params:
         models=EVALUATED,
         rows=rows(EVALUATED),
@@ -114,7 +116,7 @@ rule panel:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.images(config),
+        mem_mb=model_memory.images(config),
     params:
         models=list(rows(EVALUATED)),
         positions=config["evaluation"]["figure_positions"],
@@ -139,7 +141,7 @@ rule regional_bias:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.tables(config),
+        mem_mb=model_memory.tables(config),
     params:
         models=list(rows(EVALUATED)),
         code=code_hash("regional_bias.py"),
@@ -164,7 +166,7 @@ rule uncertainty:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.images(config),
+        mem_mb=model_memory.images(config),
     params:
         model=UNCERTAINTY,
         positions=config["evaluation"]["figure_positions"],
@@ -189,7 +191,7 @@ rule calibration:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.tables(config),
+        mem_mb=model_memory.tables(config),
     params:
         code=code_hash("calibration.py"),
     script:
@@ -212,7 +214,7 @@ rule sweep:
     threads: job_threads()
     resources:
         gpu=gpus(1),
-        mem_mb=lambda wildcards: memory.sweep(
+        mem_mb=lambda wildcards: model_memory.sweep(
             config, wildcards.sweep, MODELS[wildcards.model]
         ),
     params:
@@ -242,7 +244,7 @@ rule epochs:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.tables(config),
+        mem_mb=model_memory.tables(config),
     params:
         models=SWEEPS["epochs"]["models"],
         rows=rows(SWEEPS["epochs"]["models"]),
@@ -267,7 +269,7 @@ rule guidance:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.tables(config),
+        mem_mb=model_memory.tables(config),
     params:
         code=code_hash("guidance.py"),
     script:
@@ -290,7 +292,7 @@ rule samplers:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.tables(config),
+        mem_mb=model_memory.tables(config),
     params:
         code=code_hash("samplers.py"),
     script:

@@ -17,7 +17,7 @@ rule train:
     threads: job_threads()
     resources:
         gpu=gpus(config["training"]["devices"]),
-        mem_mb=lambda wildcards: memory.train(config, MODELS[wildcards.model]),
+        mem_mb=lambda wildcards: model_memory.train(config, MODELS[wildcards.model]),
     params:
         # Outputs are deleted when a job fails or starts again; what training resumes from is not.
         run_dir=f"{RESULTS}/runs/{{model}}",
@@ -45,7 +45,7 @@ rule training_curves:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.tables(config),
+        mem_mb=model_memory.tables(config),
     params:
         models=list(training_logs()),
         code=code_hash("training_curves.py"),

@@ -18,11 +18,10 @@ def in_root(monkeypatch):
 
 def objects_and_leaves():
     """Path and schema of every object and every leaf, references resolved."""
-    whole = yaml.safe_load(SCHEMA.read_text())
 
     def walk(schema, path):
         if "$ref" in schema:
-            schema = whole["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+            schema = SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")]
         yield path, schema
         parts = dict(schema.get("properties", {}))
         if schema.get("additionalProperties"):
@@ -32,7 +31,7 @@ def objects_and_leaves():
         for name, part in parts.items():
             yield from walk(part, f"{path}.{name}")
 
-    return list(walk(whole, "configuration"))
+    return list(walk(SCHEMA, "configuration"))
 
 
 SCHEMAS = objects_and_leaves()
@@ -183,8 +182,9 @@ BAD_VALUES = [
     ("network__patch", 0, "a whole number, at least 1, at most 16"),
     ("network__blocks", 9, "at least 1, at most 8"),
     ("training__threads", -1, "at least 0"),
-    ("methods__cGAN__conditioning", ["fbp"], "one of ['sinogram'], ['sinogram', 'fbp']"),
-    ("methods__cGAN__conditioning", "sinogram", "one of ['sinogram'], ['sinogram', 'fbp']"),
+    ("methods__cGAN__conditioning", "sinogram", "a list of names out of sinogram, fbp, of at"),
+    ("methods__cGAN__conditioning", ["fbp", "fbp"], "without repetitions"),
+    ("methods__cGAN__conditioning", [], "of at least 1 entries"),
     ("methods__LegoPET__keep_every_epochs", -1, "at least 0"),
     ("methods__LegoPET__noise_schedule", "quadratic", "one of linear, cosine"),
     ("methods__LegoPET__features", None, "a text"),
@@ -211,6 +211,9 @@ def test_values_in_lists_are_named_by_their_position():
     error = refusal(network__multipliers=[1, 2, 0, 8])
     assert (error.where, error.problem) == ("network.multipliers.2", "is 0")
     assert "a whole number, at least 1, at most 64" in error.remedy
+    error = refusal(methods__cGAN__conditioning=["sinogram", "pet"])
+    assert (error.where, error.problem) == ("methods.cGAN.conditioning.1", "is 'pet'")
+    assert "one of sinogram, fbp" in error.remedy
 
 
 CONTRADICTIONS = {

@@ -12,18 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from benchmarks.memory import CONFIGURATIONS, configuration, job_of, lay_out
 from helpers.workflow import ROOT
-from models.dataset import Batch, SliceKey
-from models.draws import generator
-from models.registry import METHODS, build
-from models.settings import Network
 from pipeline import osem
-from pipeline.jobs import memory, network_sizes
-from pipeline.jobs.experiment import models_of
+from pipeline.jobs import memory
 from pipeline.sources import brainweb, mni152
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SLICES, SUBJECT_FACTS
@@ -144,7 +138,6 @@ def test_what_cannot_be_imported_in_time_is_the_same_here():
     assert memory.VOXELS["brainweb"] == np.prod(brainweb.SHAPE)
     assert memory.VOXELS["mni152"] == mni152.template()[0].size
     assert memory.OSEM_SLICES == osem.SLICES_AT_A_TIME
-    assert network_sizes.SIZES.keys() == METHODS.keys()
 
 
 @pytest.mark.parametrize("oversampling", [1, 2])
@@ -157,55 +150,3 @@ def test_entries_of_the_system_matrix_are_bounded(name, oversampling):
     found = np.mean([inside[joseph_weights(ring, grid, view).indices].sum() for view in views])
     bound = memory.entries(config, oversampling)
     assert found * ring.views <= bound <= 1.5 * found * ring.views
-
-
-MODELS = [
-    (name, method)
-    for name in ("small", "large", "mini")
-    for method in configuration(name)["methods"]
-]
-
-
-@pytest.mark.parametrize(("name", "method"), MODELS)
-def test_weights_of_the_networks_are_counted(name, method):
-    config = configuration(name)
-    model = models_of(config)[method]
-    size = network_sizes.size_of(model, config["network"])
-    parts = build(method, Network(**config["network"]), model.settings).parts
-    counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
-    assert size.weights == pytest.approx(counts.pop("network"), rel=0.05)
-    assert size.others == pytest.approx(sum(counts.values()), rel=0.05)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["small", "mini"])
-def test_activations_of_a_training_step_are_counted(name, method):
-    config = configuration(name)
-    model, network = models_of(config)[method], config["network"]
-    asked = Network(**network)
-    made = build(method, asked, model.settings)
-    if source := model.settings.get("features"):
-        made.use_features(build(source, asked, config["methods"][source]))
-    found = kept_numbers(made, network["size"], len(model.settings["conditioning"]))
-    assert found == pytest.approx(network_sizes.size_of(model, network).kept, rel=0.35)
-
-
-def kept_numbers(method, size, channels, slices=4):
-    """Numbers that a step keeps for its backward passes, a slice: storages, but for weights."""
-    modules = [*method.parts.values(), *filter(None, [method.frozen])]
-    weights = {p.data_ptr() for module in modules for p in module.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = tensor  # which nothing else can take the place of then
-        return tensor
-
-    keys = [SliceKey("subject04", 0, number) for number in range(slices)]
-    inputs, image = torch.rand(slices, channels, size, size), torch.rand(slices, 1, size, size)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        draws = [generator(0, *key) for key in keys]
-        for objective in method.training_step(Batch(inputs, image, keys), draws):
-            objective.losses["loss"].backward(retain_graph=True)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 4 / slices

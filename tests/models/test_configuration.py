@@ -1,13 +1,19 @@
 """Commands beside the workflow take configurations as it does."""
 
+from dataclasses import fields
+
 import pytest
+import torch
 import typer
+from torch import nn
 from typer.testing import CliRunner
 
-from helpers.configurations import ROOT
+from helpers.configurations import ROOT, SCHEMA, changed
 from models import summary
+from models.configuration import read_configuration
 from models.evaluation import recompute
-from pipeline.jobs.config_files import read_configuration
+from models.registry import METHODS, build, load
+from models.settings import Network
 from pipeline.storage.errors import InputError
 
 
@@ -89,3 +95,33 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"name: \xff\xfe\n")
     with pytest.raises(InputError, match="is no configuration"):
         read_configuration([tmp_path / "a.yaml"])
+
+
+# --- the schema and the methods ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_in_the_schema_are_the_methods_own(name):
+    section, method = SCHEMA["properties"]["methods"]["properties"][name], load(name)
+    assert {field.name for field in fields(method.Settings)} == section["properties"].keys()
+    assert set(section["required"]) == section["properties"].keys()
+    assert method.samples == ("timesteps" in section["properties"])
+    features = section["properties"].get("features", {"method": None})
+    assert features["method"] == method.features_of
+    assert method.Settings.training_alone < section["properties"].keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_schema_knows_batch_norms(name):
+    section, config = SCHEMA["properties"]["methods"]["properties"][name], changed()
+    with torch.device("meta"):
+        parts = build(name, Network(**config["network"]), config["methods"][name]).parts
+    norms = (isinstance(m, nn.BatchNorm2d) for part in parts.values() for m in part.modules())
+    assert any(norms) == section.get("batch_norm", False)
+
+
+def test_a_method_that_samples_has_timesteps(monkeypatch):
+    monkeypatch.setattr(load("DeepPET"), "samples", True)
+    config = changed()
+    with pytest.raises(TypeError, match="DeepPET: methods that sample have the setting timesteps"):
+        build("DeepPET", Network(**config["network"]), config["methods"]["DeepPET"])

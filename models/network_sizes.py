@@ -36,16 +36,29 @@ class Size(NamedTuple):
     live: int
 
 
-def size_of(model: Model, network: Mapping[str, Any]) -> Size:
+def size_of(config: Mapping[str, Any], model: Model) -> Size:
     """Size of a model's networks, of its own alone and not of the one whose features it uses.
+
+    Of a method without a formula here, it is counted on the networks themselves, laid out without
+    memory: that imports PyTorch, and takes seconds.
 
     Parameters
     ----------
+    config : mapping
+        The configuration.
     model : Model
-    network : mapping
-        The configuration's section.
+        Of it.
+
+    Raises
+    ------
+    InputError
+        If a method without a formula cannot be laid out so.
     """
-    return SIZES[model.method](network, model.settings)
+    if formula := SIZES.get(model.method):
+        return formula(config["network"], model.settings)
+    from models.traced_sizes import traced  # which imports PyTorch
+
+    return traced(config, model)
 
 
 LAYOUTS = 4
@@ -168,4 +181,4 @@ SIZES = {
     "cGAN": _gan,
     "Pix2Pix": _gan,
 }
-"""Of each method of `models.registry.METHODS`."""
+"""Formulas by the name of the method in `models.registry.METHODS`."""

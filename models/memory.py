@@ -1,0 +1,114 @@
+"""Memory that jobs ask for (``mem_mb``), from the configuration: networks, tables and figures.
+
+As `pipeline.jobs.memory`, which see.
+"""
+
+from models.network_sizes import size_of
+from pipeline.jobs.experiment import Model, models_of
+from pipeline.jobs.memory import Config, asked, data_of
+
+PLOTS_MB, NETWORKS_MB = 350, 520
+"""Python with figures of tables; with all that networks need. Measured on Linux, x86-64, in the
+smallest jobs."""
+
+CUDA_MB = 4000
+"""What CUDA's libraries take of a process's own memory, beside the GPU's; not measured by us."""
+
+READER_MB = 80
+"""A process that reads slices ahead: what it does not share with the one that it serves."""
+
+# --- networks ----------------------------------------------------------------------------------
+
+
+def _features(config: Config, model: Model) -> int:
+    """Weights of the network whose features a model uses, frozen."""
+    source = model.settings.get("features")
+    return size_of(config, models_of(config)[source]).weights if source else 0
+
+
+def _libraries(config: Config) -> int:
+    return NETWORKS_MB + (0 if config["training"]["device"] == "cpu" else CUDA_MB)
+
+
+def train(config: Config, model: Model) -> int:
+    """All processes of a node that train a network, as if its activations were not on a GPU."""
+    settings, training = model.settings, config["training"]
+    size, pixels = size_of(config, model), config["network"]["size"] ** 2
+    weights = size.weights + size.others
+    # Weights, gradients, two moments of Adam, a moving average, in 32 bits; in 16 bits once more.
+    state = 16 * weights + 4 * _features(config, model)
+    state += 4 * size.weights if training["ema_decay"] else 0
+    state += 2 * weights if training["precision"] == "bf16-mixed" else 0
+    # Kept activations, 4 (of bfloat16 both kinds); with gradients and the convolutions' own copies
+    # of the layers at hand. Or, when a run is resumed, what its checkpoint holds.
+    kept = size.recomputed if training["activation_checkpointing"] else size.kept
+    step = settings["batch_size"] * (4 * kept + 8 * size.live)
+    held = state + max(step, 16 * weights)
+    # Slices read ahead, two batches of each reader.
+    channels = len(settings["conditioning"]) + 1
+    batches = 1 + 2 * training["workers"]
+    held += 4 * batches * settings["batch_size"] * channels * pixels
+    held += 1e6 * READER_MB * training["workers"]
+    return asked(training["devices"] * _libraries(config), training["devices"] * held)
+
+
+def _prediction(config: Config, model: Model, sampling: Config, count: int) -> float:
+    """Bytes that a model holds while it reconstructs ``count`` slices of a subject."""
+    size, network = size_of(config, model), config["network"]
+    samples, passes = 1, 1
+    if "timesteps" in model.settings:
+        samples, passes = sampling["samples"], 2 if sampling["guidance"] else 1
+    batch = min(count, sampling["batch_size"])
+    # Weights as read and in the network; of a batch what one layer's work needs; samples by
+    # batches, joined, and times the scale, 4 each; mean and deviation.
+    held = 8 * size.weights + 8 * _features(config, model) + 4 * batch * passes * size.live
+    return held + (12 * samples + 12) * count * network["size"] ** 2
+
+
+def reconstruct(config: Config, model: Model) -> int:
+    """All slices of a subject."""
+    held = _prediction(config, model, config["sampling"], data_of(config).slices)
+    return asked(_libraries(config), held)
+
+
+def sweep(config: Config, name: str, model: Model) -> int:
+    """Some slices of a subject at a time, by each of a sweep's settings, and their metrics."""
+    settings, data = config["evaluation"]["sweeps"][name], data_of(config)
+    count = min(settings["slices"], data.slices)
+    held = max(
+        _prediction(config, model, {**config["sampling"], **changes}, count)
+        for changes in settings["sampling"]
+    )
+    return asked(_libraries(config), held + SSIM_BYTES * count * data.pixels)
+
+
+# --- evaluation --------------------------------------------------------------------------------
+
+SSIM_BYTES = 420
+"""Of each pixel: padded images, their products and the filtered five of them, and means in 64 bits.
+Measured at 256 x 256: 2078 MB in all for a subject's slices of one rotation."""
+
+
+def metrics(config: Config) -> int:
+    """Images of a volume by one model at a time."""
+    data, samples = data_of(config), config["sampling"]["samples"]
+    # Samples (4), their order against the reference (1 + 1) and what deviations need (4 + 4).
+    held = (SSIM_BYTES + 14 * samples) * data.volume_slices * data.pixels
+    return asked(NETWORKS_MB, held)
+
+
+def table1(config: Config) -> int:
+    """A part of the metrics at a time, and one network at a time, whose weights are counted."""
+    models = models_of(config)
+    weights = max(size_of(config, models[name]).weights for name in config["evaluation"]["models"])
+    return asked(NETWORKS_MB, 12 * weights)
+
+
+def images(config: Config) -> int:
+    """Rules ``panel`` and ``uncertainty``: a few slices, with all samples, on a canvas of 30 MB."""
+    return asked(PLOTS_MB, 30e6)
+
+
+def tables(config: Config) -> int:
+    """Rules that draw or join tables, a part at a time."""
+    return asked(PLOTS_MB, 0)
