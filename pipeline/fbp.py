@@ -1,9 +1,7 @@
 """Rule ``fbp``: arc-corrected filtered back-projection, one linear operation on the prompts."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -14,6 +12,22 @@ from pipeline.storage import hdf5
 from pipeline.storage.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
 from pipeline.tomography.geometry import Grid, Ring, field_of_view
 from pipeline.tomography.projectors import torch_csr
+
+
+@dataclass(frozen=True)
+class FbpSettings:
+    """The configuration's ``fbp``.
+
+    Attributes
+    ----------
+    window : str
+        Apodisation of the ramp: "ramp" (none) or "hann".
+    cutoff : float
+        Frequency, relative to Nyquist's, from which on the filter is zero.
+    """
+
+    window: str
+    cutoff: float
 
 
 class FilteredBackProjection:
@@ -177,16 +191,17 @@ def _interpolation(
 
 
 def reconstruct(
-    sinogram: Path, output: Path, settings: Mapping[str, Any], ring: Ring, grid: Grid
+    sinogram: Path, output: Path, settings: FbpSettings, ring: Ring, grid: Grid
 ) -> None:
     """Rule ``fbp``: reconstruct a subject's slices, a rotation at a time.
 
     Parameters
     ----------
-    settings
-        The configuration's section ``fbp``: ``window`` and ``cutoff``.
+    settings : FbpSettings
+    ring, grid
+        The geometry.
     """
-    method = FilteredBackProjection(ring, grid, settings["window"], settings["cutoff"])
+    method = FilteredBackProjection(ring, grid, settings.window, settings.cutoff)
     images = []
     with hdf5.opened(sinogram, SINOGRAM) as file:
         for name in ("prompts", "attenuation_factors"):
@@ -205,7 +220,7 @@ def reconstruct(
         FBP,
         {"image": np.concatenate(images), **identity},
         hdf5.provenance(
-            {"fbp": dict(settings), "scanner": asdict(ring), "grid": asdict(grid)},
+            {"fbp": asdict(settings), "scanner": asdict(ring), "grid": asdict(grid)},
             device="cpu",
             **facts,
         ),

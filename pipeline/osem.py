@@ -1,9 +1,8 @@
 """Rule ``osem``: ordered-subsets expectation maximisation of many slices at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch.nn.functional import threshold
 
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import OSEM, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
-from pipeline.tomography.forward_model import ForwardModel
+from pipeline.tomography.forward_model import ForwardModel, Simulation
 from pipeline.tomography.projectors import Projector
 
 SLICES_AT_A_TIME = 25
@@ -23,6 +22,22 @@ FEWEST_COUNTS = 1e-9
 SMALLEST_PIXEL = 1e-20
 """Pixels (counts per mm) below this become 0. Outside the head they fall towards 0 at every update,
 and arithmetic with the subnormal numbers that they would reach is an order of magnitude slower."""
+
+
+@dataclass(frozen=True)
+class OsemSettings:
+    """The configuration's ``osem``.
+
+    Attributes
+    ----------
+    iterations : int
+        Passes over all subsets.
+    subsets : int
+        Subsets of interleaved views; a divisor of the ring's views.
+    """
+
+    iterations: int
+    subsets: int
 
 
 def osem(
@@ -68,23 +83,21 @@ def osem(
 def reconstruct(
     sinogram: Path,
     output: Path,
-    settings: Mapping[str, Any],
-    simulation: Mapping[str, Any],
+    settings: OsemSettings,
+    simulation: Simulation,
     projector: Projector,
 ) -> None:
     """Rule ``osem``: reconstruct a subject's slices.
 
     Parameters
     ----------
-    settings
-        The configuration's section ``osem``.
-    simulation
-        Its section ``simulation``: the attenuation and the resolution that were simulated are
-        modelled here.
-    projector
+    settings : OsemSettings
+    simulation : Simulation
+        The attenuation and the resolution that were simulated are modelled here.
+    projector : Projector
         On the reconstruction grid, with the subsets of ``settings``.
     """
-    plain = ForwardModel(projector, simulation["psf_fwhm_mm"])
+    plain = ForwardModel(projector, simulation.psf_fwhm_mm)
     images = []
     with hdf5.opened(sinogram, SINOGRAM) as file:
         for name in ("prompts", "attenuation_factors"):
@@ -95,12 +108,11 @@ def reconstruct(
             prompts = _subsets(projector, hdf5.finite(file["prompts"], part))
             background = torch.from_numpy(hdf5.finite(file["background"], part))
             model = plain
-            if simulation["attenuation"]:
+            if simulation.attenuation:
                 factors = _subsets(projector, hdf5.finite(file["attenuation_factors"], part))
-                model = ForwardModel(projector, simulation["psf_fwhm_mm"], factors)
-            *_, image = osem(
-                model, prompts, background.to(projector.device), settings["iterations"]
-            )
+                model = ForwardModel(projector, simulation.psf_fwhm_mm, factors)
+            background = background.to(projector.device)
+            *_, image = osem(model, prompts, background, settings.iterations)
             scale = hdf5.finite(file["scale"], part)
             images.append(projector.images(image) / scale[:, None, None])
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
@@ -110,8 +122,8 @@ def reconstruct(
         {"image": np.concatenate(images), **identity},
         hdf5.provenance(
             {
-                "osem": dict(settings),
-                "simulation": dict(simulation),
+                "osem": asdict(settings),
+                "simulation": asdict(simulation),
                 "scanner": asdict(projector.ring),
                 "grid": asdict(projector.grid),
             },

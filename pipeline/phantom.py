@@ -1,6 +1,6 @@
 """Rule ``phantom``: from a label volume to volumes of activity and attenuation."""
 
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,22 @@ from pipeline.jobs.seeds import generator
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import LABELS, PHANTOM
+
+
+@dataclass(frozen=True)
+class Texture:
+    """The configuration's ``texture``: how activity varies within a tissue.
+
+    Attributes
+    ----------
+    fraction : float
+        Amplitude relative to the activity, before smoothing; 0 for none.
+    sigma_voxels : float
+        Standard deviation of the smoothing, in voxels of the phantom.
+    """
+
+    fraction: float
+    sigma_voxels: float
 
 
 def class_values(values: Any) -> np.ndarray:
@@ -54,17 +70,14 @@ def add_texture(
     return activity * (1 + np.float32(fraction) * (2 * noise - 1))
 
 
-def phantom(
-    labels: Path, output: Path, subject: str, seed: int, texture: Mapping[str, Any]
-) -> None:
+def phantom(labels: Path, output: Path, subject: str, seed: int, texture: Texture) -> None:
     """Rule ``phantom``: write activity, attenuation and labels in patient orientation (LPS).
 
     Parameters
     ----------
     labels
         File of rule ``fetch``, stored as RAS (x to the right, y to anterior).
-    texture
-        The configuration's section: ``fraction`` (0: none) and ``sigma_voxels``.
+    texture : Texture
 
     Raises
     ------
@@ -77,9 +90,9 @@ def phantom(
         raise InputError(labels, f"has labels up to {highest}, where 11 is the last", remedy)
     classes = np.ascontiguousarray(arrays["labels"][:, ::-1, ::-1])
     activity = class_values(brainweb.FDG).take(classes)
-    if texture["fraction"] > 0:
+    if texture.fraction > 0:
         rng = generator(seed, "texture", subject)
-        activity = add_texture(activity, texture["fraction"], texture["sigma_voxels"], rng)
+        activity = add_texture(activity, texture.fraction, texture.sigma_voxels, rng)
     hdf5.write(
         output,
         PHANTOM,
@@ -89,7 +102,7 @@ def phantom(
             "labels": classes,
         },
         hdf5.provenance(
-            {"texture": dict(texture)},
+            {"texture": asdict(texture)},
             seed=seed,
             subject=subject,
             source=attributes["source"],

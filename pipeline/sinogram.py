@@ -1,9 +1,7 @@
 """Rule ``sinogram``: noisy prompts of the slices, as the scanner would count them."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +9,7 @@ import numpy as np
 from pipeline.jobs.seeds import generator
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
-from pipeline.tomography.forward_model import ForwardModel
+from pipeline.tomography.forward_model import ForwardModel, Simulation
 from pipeline.tomography.projectors import Projector
 
 PER_CM_TO_PER_MM = 0.1
@@ -53,14 +51,13 @@ def attenuation_factors(projector: Projector, attenuation_per_cm: np.ndarray) ->
     return np.exp(-projector.project(attenuation_per_cm * np.float32(PER_CM_TO_PER_MM)))
 
 
-def sinogram(slices: Path, output: Path, settings: Mapping[str, Any], projector: Projector) -> None:
+def sinogram(slices: Path, output: Path, simulation: Simulation, projector: Projector) -> None:
     """Rule ``sinogram``: project, attenuate, add background and count, a rotation at a time.
 
     Parameters
     ----------
-    settings
-        The configuration's section ``simulation``.
-    projector
+    simulation : Simulation
+    projector : Projector
         On the simulation grid.
     """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in SINOGRAM.datasets}
@@ -71,7 +68,7 @@ def sinogram(slices: Path, output: Path, settings: Mapping[str, Any], projector:
         for rotation in np.unique(rotations):
             rows = np.flatnonzero(rotations == rotation)
             volume = np.s_[rows[0] : rows[-1] + 1]
-            for name, array in _acquire(file, volume, settings, projector).items():
+            for name, array in _acquire(file, volume, simulation, projector).items():
                 parts[name].append(array)
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
         oversampling = file.attrs["oversampling"]
@@ -81,37 +78,34 @@ def sinogram(slices: Path, output: Path, settings: Mapping[str, Any], projector:
         {name: np.concatenate(arrays) for name, arrays in parts.items()},
         hdf5.provenance(
             {
-                "simulation": dict(settings),
+                "simulation": asdict(simulation),
                 "scanner": asdict(projector.ring),
                 "grid": asdict(projector.grid),
             },
             projector=projector.name,
             device=str(projector.device),
             oversampling=oversampling,
-            psf_fwhm_mm=settings["psf_fwhm_mm"],
+            psf_fwhm_mm=simulation.psf_fwhm_mm,
             **facts,
         ),
     )
 
 
 def _acquire(
-    file: h5py.File,
-    volume: slice,
-    settings: Mapping[str, Any],
-    projector: Projector,
+    file: h5py.File, volume: slice, simulation: Simulation, projector: Projector
 ) -> dict[str, np.ndarray]:
     """Datasets of `SINOGRAM` for the slices ``volume`` of an open file of `SLICES`."""
     identity = {name: hdf5.finite(file[name], volume) for name in SLICE_IDENTITY}
     shape = (len(identity["rotation"]), projector.ring.views, projector.ring.radial_bins)
-    model = ForwardModel(projector, settings["psf_fwhm_mm"])
+    model = ForwardModel(projector, simulation.psf_fwhm_mm)
     columns = projector.columns(hdf5.finite(file["activity"], volume))
     trues = projector.sinograms([model.forward(columns, s) for s in range(projector.subsets)])
     factors = np.ones(shape, dtype=np.float32)
-    if settings["attenuation"]:
+    if simulation.attenuation:
         factors = attenuation_factors(projector, hdf5.finite(file["attenuation"], volume))
         trues *= factors
-    fraction = settings["background_fraction"]
-    scale = volume_scale(trues, settings["prompts_per_slice"], fraction)
+    fraction = simulation.background_fraction
+    scale = volume_scale(trues, simulation.prompts_per_slice, fraction)
     trues *= np.float32(scale)
     background = background_level(trues, fraction)
     expected = trues + background[:, None, None]

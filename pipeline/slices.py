@@ -6,9 +6,8 @@ the phantom is interpolated once, whatever the rotation, and not once for the re
 for the rotation. Since the rotation is in-plane, slice thickness, box and interpolation separate.
 """
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -18,7 +17,7 @@ from pipeline.jobs.seeds import generator
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import PHANTOM, SLICES
-from pipeline.tomography.geometry import Grid
+from pipeline.tomography.geometry import Grid, SliceSettings
 from pipeline.tomography.spacing import evenly_spaced
 
 GREY_MATTER, WHITE_MATTER = 2, 3
@@ -202,7 +201,7 @@ def slices(
     output: Path,
     subject: str,
     seed: int,
-    settings: Mapping[str, Any],
+    settings: SliceSettings,
     oversampling: int,
     field_of_view_mm: float,
 ) -> None:
@@ -210,8 +209,7 @@ def slices(
 
     Parameters
     ----------
-    settings
-        The configuration's section ``slices``.
+    settings : SliceSettings
     oversampling : int
         Activity and attenuation are wanted on a grid this many times finer than the
         reconstruction's; labels on the latter.
@@ -223,24 +221,24 @@ def slices(
     InputError
         If the brain has fewer slices, or the head does not lie in the field of view.
     """
-    grid = Grid(settings["size"], settings["pixel_mm"])
+    grid = settings.grid
     fine = grid.finer(oversampling)
-    angles = rotation_angles_deg(settings["rotations"], settings["max_rotation_deg"], seed, subject)
+    angles = rotation_angles_deg(settings.rotations, settings.max_rotation_deg, seed, subject)
     with hdf5.opened(phantom, PHANTOM) as file:
         voxel_mm = np.asarray(file.attrs["voxel_mm"])
         labels = hdf5.finite(file["labels"])
         chosen = brain_slices(
             labels,
             voxel_mm[0],
-            settings["slice_mm"],
-            settings["volume_slices"],
-            settings["per_volume"],
+            settings.slice_mm,
+            settings.volume_slices,
+            settings.per_volume,
         )
-        from_centre_mm = (chosen - (settings["volume_slices"] - 1) / 2) * settings["slice_mm"]
+        from_centre_mm = (chosen - (settings.volume_slices - 1) / 2) * settings.slice_mm
         centres = from_centre_mm / voxel_mm[0] + (len(labels) - 1) / 2
         arrays: dict[str, np.ndarray] = {}
         for name in ("activity", "attenuation"):
-            planes = axial_means(file[name], centres, settings["slice_mm"] / voxel_mm[0])
+            planes = axial_means(file[name], centres, settings.slice_mm / voxel_mm[0])
             check_field_of_view(planes, voxel_mm[1:], field_of_view_mm)
             planes = box_mean(planes, voxel_mm[1:], fine.pixel_mm)
             arrays[name] = np.concatenate(
@@ -251,11 +249,11 @@ def slices(
             [nearest(planes, voxel_mm[1:], grid, angle) for angle in angles]
         )
         attributes = hdf5.provenance(
-            {"slices": dict(settings), "oversampling": oversampling},
+            {"slices": asdict(settings), "oversampling": oversampling},
             seed=seed,
             oversampling=oversampling,
             pixel_mm=grid.pixel_mm,
-            slice_mm=settings["slice_mm"],
+            slice_mm=settings.slice_mm,
             orientation=file.attrs["orientation"],
             subject=subject,
             source=file.attrs["source"],

@@ -1,6 +1,7 @@
 """The physics that simulation and reconstruction share: expected prompts of a stack of slices."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,31 @@ FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 
 STRIP = 8
 """Lines of a stack of slices that are blurred at a time: few enough for a core's cache."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The configuration's ``simulation``: physics of the measurement, which OSEM models as well.
+
+    Attributes
+    ----------
+    prompts_per_slice : float
+        Mean over a volume's slices, background included, in counts.
+    attenuation : bool
+        Whether the tissue attenuates.
+    psf_fwhm_mm : float
+        Full width at half maximum of the Gaussian resolution; 0 for none.
+    background_fraction : float
+        Part of the prompts that is uniform background, in [0, 1).
+    oversampling : int
+        Pixels of the simulation grid along one side of a reconstruction pixel.
+    """
+
+    prompts_per_slice: float
+    attenuation: bool
+    psf_fwhm_mm: float
+    background_fraction: float
+    oversampling: int
 
 
 class ForwardModel:

@@ -137,6 +137,42 @@ class Grid:
         return Grid(self.size * factor, self.pixel_mm / factor)
 
 
+@dataclass(frozen=True)
+class SliceSettings:
+    """The configuration's ``slices``: how phantoms are resampled to the scanner's grid.
+
+    Attributes
+    ----------
+    size : int
+        Pixels on a side of the image.
+    pixel_mm : float
+        Side of a pixel.
+    slice_mm : float
+        Thickness of a slice.
+    volume_slices : int
+        Axial slices of the scanner's volume.
+    rotations : int
+        Of each phantom; the first is by 0 degrees.
+    max_rotation_deg : float
+        The others are uniform between minus and plus this.
+    per_volume : int
+        Slices used of each rotated volume, spread evenly over the brain.
+    """
+
+    size: int
+    pixel_mm: float
+    slice_mm: float
+    volume_slices: int
+    rotations: int
+    max_rotation_deg: float
+    per_volume: int
+
+    @property
+    def grid(self) -> Grid:
+        """The reconstruction grid."""
+        return Grid(self.size, self.pixel_mm)
+
+
 def field_of_view_mm(ring: Ring, grid: Grid) -> float:
     """Radius of the circle around the axis that the image and all views cover, in mm."""
     radial_mm, _ = ring.radial_and_angle()
@@ -157,7 +193,7 @@ def ring_from(config: Mapping[str, Any]) -> Ring:
 
 def grid_from(config: Mapping[str, Any]) -> Grid:
     """Build the reconstruction grid from the configuration's section ``slices``."""
-    return Grid(config["slices"]["size"], config["slices"]["pixel_mm"])
+    return SliceSettings(**config["slices"]).grid
 
 
 def check_geometry(ring: Ring, grid: Grid, subsets: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from helpers.hostile import OUTPUT, Payload, in_turn
+from helpers.planes import NO_TEXTURE
 from helpers.small_models import SIZE, job, make_shard
 from helpers.small_weights import CONFIG, SCALES, saved
 from models import checkpoints
@@ -56,11 +57,11 @@ def draw():
 
 
 def make_phantom():
-    phantom.phantom(OUTPUT, Path("data/phantom.h5"), "subject04", 1, {"fraction": 0})
+    phantom.phantom(OUTPUT, Path("data/phantom.h5"), "subject04", 1, NO_TEXTURE)
 
 
 def reconstruct_fbp():
-    settings = {"window": "ramp", "cutoff": 1.0}
+    settings = fbp.FbpSettings(window="ramp", cutoff=1.0)
     fbp.reconstruct(Path("data/sinogram.h5"), Path("data/fbp.h5"), settings, RING, GRID)
 
 

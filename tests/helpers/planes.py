@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from pipeline.phantom import Texture
+from pipeline.tomography.geometry import SliceSettings
+
 
 def centres(shape, voxel_mm):
     """Coordinates (y, x) of voxel centres in mm, as open grids."""
@@ -9,12 +12,14 @@ def centres(shape, voxel_mm):
     return y[:, None], x[None, :]
 
 
-SETTINGS = {
-    "size": 24,
-    "pixel_mm": 2.0,
-    "slice_mm": 2.0,
-    "volume_slices": 20,
-    "rotations": 3,
-    "max_rotation_deg": 15.0,
-    "per_volume": 4,
-}
+SETTINGS = SliceSettings(
+    size=24,
+    pixel_mm=2.0,
+    slice_mm=2.0,
+    volume_slices=20,
+    rotations=3,
+    max_rotation_deg=15.0,
+    per_volume=4,
+)
+
+NO_TEXTURE = Texture(fraction=0.0, sigma_voxels=1.0)

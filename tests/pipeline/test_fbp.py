@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.fbp import FilteredBackProjection, arc_correction, bracket, ramp_response, reconstruct
+from pipeline.fbp import (
+    FbpSettings,
+    FilteredBackProjection,
+    arc_correction,
+    bracket,
+    ramp_response,
+    reconstruct,
+)
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import FBP
 from pipeline.tomography.geometry import field_of_view
@@ -207,7 +214,7 @@ def test_the_rule_gives_activity_back(tmp_path, fine_ring, fine_grid, disc, writ
     path = write_sinogram(
         tmp_path / "sinogram.h5", line_integrals, 2.0, factors, 100.0, rotation=[0, 1, 1]
     )
-    settings = {"window": "ramp", "cutoff": 1.0}
+    settings = FbpSettings(window="ramp", cutoff=1.0)
     reconstruct(path, tmp_path / "fbp.h5", settings, fine_ring, fine_grid)
     arrays, attributes = hdf5.read(tmp_path / "fbp.h5", FBP)
     middle = from_centre(fine_grid, centre) < 35

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.planes import SETTINGS, centres
+from helpers.planes import NO_TEXTURE, SETTINGS, centres
 from pipeline.phantom import phantom
 from pipeline.slices import WHITE_MATTER, check_field_of_view, slices
 from pipeline.storage import hdf5
@@ -51,8 +51,7 @@ def test_slices_of_a_head_beyond_the_field_of_view_are_not_written(tmp_path):
     labels[:, 10:50, 10:50] = WHITE_MATTER  # reaches 28.3 mm
     facts = {"source": "test", "labels_sha256": "-", "voxel_mm": np.array([1.0, 1.0, 1.0])}
     hdf5.write(tmp_path / "labels.h5", LABELS, {"labels": labels}, hdf5.provenance({}, **facts))
-    texture = {"fraction": 0.0, "sigma_voxels": 1.0}
-    phantom(tmp_path / "labels.h5", tmp_path / "phantom.h5", "subject04", 1, texture)
+    phantom(tmp_path / "labels.h5", tmp_path / "phantom.h5", "subject04", 1, NO_TEXTURE)
     output = tmp_path / "slices.h5"
     with pytest.raises(InputError, match=r"field of view of radius 25\.0 mm, and the head reaches"):
         slices(tmp_path / "phantom.h5", output, "subject04", 1, SETTINGS, 1, 25.0)

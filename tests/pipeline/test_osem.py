@@ -1,20 +1,28 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.osem import SLICES_AT_A_TIME, osem, reconstruct
+from pipeline.osem import SLICES_AT_A_TIME, OsemSettings, osem, reconstruct
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import OSEM
-from pipeline.tomography.forward_model import ForwardModel
+from pipeline.tomography.forward_model import ForwardModel, Simulation
 from pipeline.tomography.geometry import Grid, field_of_view
 from pipeline.tomography.system_matrix import system_matrices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 COARSE = Grid(24, 11.0)
-PLAIN = {"attenuation": False, "psf_fwhm_mm": 0.0}
+PLAIN = Simulation(
+    prompts_per_slice=1e5,
+    attenuation=False,
+    psf_fwhm_mm=0.0,
+    background_fraction=0.0,
+    oversampling=1,
+)
 
 
 def exact(model, images):
@@ -156,19 +164,19 @@ def middle(grid):
 
 @pytest.mark.parametrize(
     ("simulation", "background"),
-    [(PLAIN, 0), ({"attenuation": True, "psf_fwhm_mm": 6.0}, 40)],
+    [(PLAIN, 0), (replace(PLAIN, attenuation=True, psf_fwhm_mm=6.0), 40)],
 )
 def test_the_rule_gives_activity_back(
     tmp_path, sparse, ring, grid, disc, write_sinogram, hundred, simulation, background
 ):
     projector = sparse(ring, grid, 16)
     factors = 1.0
-    if simulation["attenuation"]:
+    if simulation.attenuation:
         factors = np.exp(-projector.project(0.0096 * disc(grid, 90)[None]))
-    model = ForwardModel(projector, simulation["psf_fwhm_mm"])
+    model = ForwardModel(projector, simulation.psf_fwhm_mm)
     line_integrals = projector.sinograms(exact(model, hundred))
     path = write_sinogram(tmp_path / "sinogram.h5", line_integrals, 0.5, factors, background)
-    reconstruct(path, tmp_path / "osem.h5", {"iterations": 4}, simulation, projector)
+    reconstruct(path, tmp_path / "osem.h5", OsemSettings(4, 16), simulation, projector)
     arrays, attributes = hdf5.read(tmp_path / "osem.h5", OSEM)
     image = arrays["image"][0]
     assert image[middle(grid)].mean() == pytest.approx(100, rel=5e-3)
@@ -189,8 +197,8 @@ def test_the_rule_models_the_resolution(
     )
     errors = []
     for fwhm_mm in (12.0, 0.0):
-        simulation = {"attenuation": attenuation, "psf_fwhm_mm": fwhm_mm}
-        reconstruct(path, tmp_path / "osem.h5", {"iterations": 4}, simulation, projector)
+        simulation = replace(PLAIN, attenuation=attenuation, psf_fwhm_mm=fwhm_mm)
+        reconstruct(path, tmp_path / "osem.h5", OsemSettings(4, 16), simulation, projector)
         image = hdf5.read(tmp_path / "osem.h5", OSEM)[0]["image"]
         errors.append(np.linalg.norm(image - hundred) / np.linalg.norm(hundred))
     assert errors[0] < 0.8 * errors[1]  # 10 % instead of 14 %
@@ -203,7 +211,7 @@ def test_the_rule_keeps_every_slice_and_its_identity(tmp_path, sparse, ring, wri
     line_integrals = projector.project(levels[:, None, None] * truth)
     rotation = np.arange(count) // 20
     path = write_sinogram(tmp_path / "sinogram.h5", line_integrals, 10.0, rotation=rotation)
-    reconstruct(path, tmp_path / "osem.h5", {"iterations": 2}, PLAIN, projector)
+    reconstruct(path, tmp_path / "osem.h5", OsemSettings(2, 8), PLAIN, projector)
     arrays, _ = hdf5.read(tmp_path / "osem.h5", OSEM)
     np.testing.assert_array_equal(arrays["rotation"], rotation)
     np.testing.assert_array_equal(arrays["slice_index"], np.arange(count) % 20)
@@ -222,7 +230,7 @@ def test_the_rule_gives_the_same_bits_whatever_the_number_of_threads(
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            reconstruct(path, tmp_path / "osem.h5", {"iterations": 2}, PLAIN, projector)
+            reconstruct(path, tmp_path / "osem.h5", OsemSettings(2, 16), PLAIN, projector)
             images.append(hdf5.read(tmp_path / "osem.h5", OSEM)[0]["image"])
     finally:
         torch.set_num_threads(before)

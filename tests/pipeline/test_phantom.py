@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.phantom import add_texture, class_values, phantom
+from helpers.planes import NO_TEXTURE
+from pipeline.phantom import Texture, add_texture, class_values, phantom
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import LABELS, PHANTOM
 
-NO_TEXTURE = {"fraction": 0.0, "sigma_voxels": 1.0}
 GREY, WHITE, SKIN, SKULL, DURA, MARROW = 2, 3, 6, 7, 10, 11
 
 
@@ -86,7 +86,7 @@ def test_unsmoothed_texture_is_uniform_within_its_fraction():
 
 def test_texture_belongs_to_seed_and_subject(tmp_path):
     labels = np.full((6, 6, 6), GREY, np.uint8)
-    texture = {"fraction": 0.5, "sigma_voxels": 1.0}
+    texture = Texture(fraction=0.5, sigma_voxels=1.0)
 
     def activity(**who):
         return make(tmp_path, labels, texture, **who)[0]["activity"]
@@ -100,7 +100,7 @@ def test_texture_belongs_to_seed_and_subject(tmp_path):
 def test_texture_leaves_attenuation_and_labels_alone(tmp_path):
     labels = np.random.default_rng(1).integers(0, 12, (5, 5, 5)).astype(np.uint8)
     plain, _ = make(tmp_path, labels)
-    textured, _ = make(tmp_path, labels, {"fraction": 1.0, "sigma_voxels": 1.0})
+    textured, _ = make(tmp_path, labels, Texture(fraction=1.0, sigma_voxels=1.0))
     for name in ("attenuation", "labels"):
         np.testing.assert_array_equal(plain[name], textured[name])
     assert not np.array_equal(plain["activity"], textured["activity"])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,18 +14,18 @@ from pipeline.sinogram import (
 )
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SINOGRAM
-from pipeline.tomography.forward_model import ForwardModel
+from pipeline.tomography.forward_model import ForwardModel, Simulation
 from pipeline.tomography.geometry import field_of_view
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SETTINGS = {
-    "prompts_per_slice": 2e5,
-    "attenuation": False,
-    "psf_fwhm_mm": 0.0,
-    "background_fraction": 0.0,
-    "oversampling": 1,
-}
+SIMULATION = Simulation(
+    prompts_per_slice=2e5,
+    attenuation=False,
+    psf_fwhm_mm=0.0,
+    background_fraction=0.0,
+    oversampling=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def water(grid, disc, volume):
 def acquire(tmp_path, write_slices, projector):
     def run(activity, mu=None, rotation=None, seed=1, **changes):
         slices = write_slices(tmp_path / "slices.h5", activity, mu, rotation, seed=seed)
-        sinogram(slices, tmp_path / "sinogram.h5", {**SETTINGS, **changes}, projector)
+        sinogram(slices, tmp_path / "sinogram.h5", replace(SIMULATION, **changes), projector)
         return hdf5.read(tmp_path / "sinogram.h5", SINOGRAM)[0]
 
     return run
@@ -68,7 +70,7 @@ def test_slices_have_the_wanted_prompts_on_average(acquire, volume, water, fract
     arrays = acquire(volume, water, attenuation=attenuation, background_fraction=fraction)
     prompts = arrays["prompts"]
     assert prompts.dtype == np.uint32
-    total = SETTINGS["prompts_per_slice"] * len(volume)
+    total = SIMULATION.prompts_per_slice * len(volume)
     assert abs(prompts.sum(dtype=np.int64) - total) < 4 * np.sqrt(total)
     # Background is the same part of each slice's prompts.
     background = arrays["background"].astype(np.float64) * prompts[0].size
@@ -87,7 +89,7 @@ def test_slices_of_a_volume_keep_their_relative_activity(acquire, volume):
 def test_each_rotation_is_scaled_by_itself(acquire, volume):
     arrays = acquire(volume, rotation=[0, 0, 1, 1])
     totals = arrays["prompts"].sum(axis=(1, 2), dtype=np.float64).reshape(2, 2)
-    np.testing.assert_allclose(totals.mean(axis=1), SETTINGS["prompts_per_slice"], rtol=0.01)
+    np.testing.assert_allclose(totals.mean(axis=1), SIMULATION.prompts_per_slice, rtol=0.01)
     np.testing.assert_allclose(totals[:, 1] / totals[:, 0], [2, 4 / 3], rtol=0.03)
     np.testing.assert_array_equal(arrays["rotation"], [0, 0, 1, 1])
 

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.planes import SETTINGS, centres
+from helpers.planes import NO_TEXTURE, SETTINGS, centres
 from pipeline.phantom import phantom
 from pipeline.shard import block_mean
 from pipeline.slices import (
@@ -291,8 +293,7 @@ def written(tmp_path_factory):
     labels[20:36, 64:80, 16:36] = GREY
     facts = {"source": "test", "labels_sha256": "-", "voxel_mm": np.array([1.0, 0.5, 0.5])}
     hdf5.write(folder / "labels.h5", LABELS, {"labels": labels}, hdf5.provenance({}, **facts))
-    texture = {"fraction": 0.0, "sigma_voxels": 1.0}
-    phantom(folder / "labels.h5", folder / "phantom.h5", "subject04", 1, texture)
+    phantom(folder / "labels.h5", folder / "phantom.h5", "subject04", 1, NO_TEXTURE)
     for oversampling in (1, 2):
         output = folder / f"slices{oversampling}.h5"
         slices(folder / "phantom.h5", output, "subject04", 1, SETTINGS, oversampling, 30.0)
@@ -328,9 +329,8 @@ def test_superior_slices_come_last(tmp_path):
     labels[35:] = GREY
     facts = {"source": "test", "labels_sha256": "-", "voxel_mm": np.array([1.0, 1.0, 1.0])}
     hdf5.write(tmp_path / "labels.h5", LABELS, {"labels": labels}, hdf5.provenance({}, **facts))
-    texture = {"fraction": 0.0, "sigma_voxels": 1.0}
-    phantom(tmp_path / "labels.h5", tmp_path / "phantom.h5", "subject04", 1, texture)
-    few = {**SETTINGS, "rotations": 1, "per_volume": 10}
+    phantom(tmp_path / "labels.h5", tmp_path / "phantom.h5", "subject04", 1, NO_TEXTURE)
+    few = replace(SETTINGS, rotations=1, per_volume=10)
     slices(tmp_path / "phantom.h5", tmp_path / "slices.h5", "subject04", 1, few, 1, 30.0)
     arrays, _ = hdf5.read(tmp_path / "slices.h5", SLICES)
     # 2 mm slices of voxels 20-21, 22-23, ...: the eighth holds voxels 34 (white) and 35 (grey).

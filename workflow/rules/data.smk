@@ -59,7 +59,7 @@ rule slices:
         mem_mb=memory.slices(config),
     params:
         seed=config["seed"],
-        settings=config["slices"],
+        slices=config["slices"],
         oversampling=config["simulation"]["oversampling"],
         field_of_view_mm=field_of_view_mm(ring_from(config), grid_from(config)),
         code=code_hash("slices.py"),

@@ -1,14 +1,14 @@
 from pathlib import Path
 
-from pipeline.fbp import reconstruct
+from pipeline.fbp import FbpSettings, reconstruct
 from pipeline.jobs.job import job
-from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.geometry import Ring, SliceSettings
 
 with job(snakemake):
     reconstruct(
         Path(snakemake.input[0]),
         Path(snakemake.output[0]),
-        snakemake.params.fbp,
+        FbpSettings(**snakemake.params.fbp),
         Ring(**snakemake.params.scanner),
-        Grid(snakemake.params.slices["size"], snakemake.params.slices["pixel_mm"]),
+        SliceSettings(**snakemake.params.slices).grid,
     )

@@ -1,21 +1,23 @@
 from pathlib import Path
 
 from pipeline.jobs.job import job
-from pipeline.osem import reconstruct
+from pipeline.osem import OsemSettings, reconstruct
 from pipeline.tomography import projectors
-from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.forward_model import Simulation
+from pipeline.tomography.geometry import Ring, SliceSettings
 
 with job(snakemake):
+    settings = OsemSettings(**snakemake.params.osem)
     reconstruct(
         Path(snakemake.input.sinogram),
         Path(snakemake.output[0]),
-        snakemake.params.osem,
-        snakemake.params.simulation,
+        settings,
+        Simulation(**snakemake.params.simulation),
         projectors.load(
             snakemake.params.projector,
             Ring(**snakemake.params.scanner),
-            Grid(snakemake.params.slices["size"], snakemake.params.slices["pixel_mm"]),
-            snakemake.params.osem["subsets"],
+            SliceSettings(**snakemake.params.slices).grid,
+            settings.subsets,
             snakemake.input.matrix,
         ),
     )

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from pipeline.jobs.job import job
-from pipeline.phantom import phantom
+from pipeline.phantom import Texture, phantom
 
 with job(snakemake):
     phantom(
@@ -9,5 +9,5 @@ with job(snakemake):
         Path(snakemake.output[0]),
         snakemake.wildcards.subject,
         snakemake.params.seed,
-        snakemake.params.texture,
+        Texture(**snakemake.params.texture),
     )

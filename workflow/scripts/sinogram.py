@@ -3,18 +3,20 @@ from pathlib import Path
 from pipeline.jobs.job import job
 from pipeline.sinogram import sinogram
 from pipeline.tomography import projectors
-from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.forward_model import Simulation
+from pipeline.tomography.geometry import Ring, SliceSettings
 
 with job(snakemake):
-    grid = Grid(snakemake.params.slices["size"], snakemake.params.slices["pixel_mm"])
+    simulation = Simulation(**snakemake.params.simulation)
+    grid = SliceSettings(**snakemake.params.slices).grid
     sinogram(
         Path(snakemake.input.slices),
         Path(snakemake.output[0]),
-        snakemake.params.simulation,
+        simulation,
         projectors.load(
             snakemake.params.projector,
             Ring(**snakemake.params.scanner),
-            grid.finer(snakemake.params.simulation["oversampling"]),
+            grid.finer(simulation.oversampling),
             None,
             snakemake.input.matrix,
         ),

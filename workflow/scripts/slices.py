@@ -2,6 +2,7 @@ from pathlib import Path
 
 from pipeline.jobs.job import job
 from pipeline.slices import slices
+from pipeline.tomography.geometry import SliceSettings
 
 with job(snakemake):
     slices(
@@ -9,7 +10,7 @@ with job(snakemake):
         Path(snakemake.output[0]),
         snakemake.wildcards.subject,
         snakemake.params.seed,
-        snakemake.params.settings,
+        SliceSettings(**snakemake.params.slices),
         snakemake.params.oversampling,
         snakemake.params.field_of_view_mm,
     )

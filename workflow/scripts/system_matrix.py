@@ -2,10 +2,10 @@ from pathlib import Path
 
 from pipeline.jobs.job import job
 from pipeline.tomography import system_matrix
-from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.geometry import Ring, SliceSettings
 
 with job(snakemake):
-    grid = Grid(snakemake.params.slices["size"], snakemake.params.slices["pixel_mm"])
+    grid = SliceSettings(**snakemake.params.slices).grid
     system_matrix.write(
         Path(snakemake.output[0]),
         Ring(**snakemake.params.scanner),

@@ -61,13 +61,14 @@ import sys, yaml
 from pathlib import Path
 from pipeline import fbp, osem, sinogram
 from pipeline.tomography import projectors, system_matrix
+from pipeline.tomography.forward_model import Simulation
 from pipeline.tomography.geometry import grid_from, ring_from
 
 rule, folder = sys.argv[1], Path(sys.argv[2])
 config = yaml.safe_load((folder / "config.yaml").read_text())
 ring, grid = ring_from(config), grid_from(config)
-simulation, subsets = config["simulation"], config["osem"]["subsets"]
-fine = grid.finer(simulation["oversampling"])
+settings, simulation = osem.OsemSettings(**config["osem"]), Simulation(**config["simulation"])
+fine, subsets = grid.finer(simulation.oversampling), settings.subsets
 slices, counts = folder / "slices.h5", folder / "sinogram.h5"
 if rule == "system_matrix":
     system_matrix.write(folder / "fine.h5", ring, fine, subsets)
@@ -78,9 +79,9 @@ elif rule == "sinogram":
     sinogram.sinogram(slices, counts, simulation, operator)
 elif rule == "osem":
     operator = projectors.load("sparse", ring, grid, subsets, folder / "coarse.h5")
-    osem.reconstruct(counts, folder / "osem.h5", config["osem"], simulation, operator)
+    osem.reconstruct(counts, folder / "osem.h5", settings, simulation, operator)
 elif rule == "fbp":
-    fbp.reconstruct(counts, folder / "fbp.h5", config["fbp"], ring, grid)
+    fbp.reconstruct(counts, folder / "fbp.h5", fbp.FbpSettings(**config["fbp"]), ring, grid)
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 """One rule in a process of its own, which prints its peak memory in KiB."""

@@ -142,7 +142,15 @@ def test_the_field_of_view_is_the_largest_disc_that_image_and_every_view_cover(r
 def test_ring_and_grid_come_from_their_sections_of_the_configuration():
     config = {
         "scanner": {**MMR, "radial_trim": 124},
-        "slices": {"size": 256, "pixel_mm": 2.0863, "rotations": 5},
+        "slices": {
+            "size": 256,
+            "pixel_mm": 2.0863,
+            "slice_mm": 2.0312,
+            "volume_slices": 127,
+            "rotations": 5,
+            "max_rotation_deg": 15.0,
+            "per_volume": 55,
+        },
     }
     assert ring_from(config) == Ring(**MMR, radial_trim=124)
     assert grid_from(config) == Grid(256, 2.0863)

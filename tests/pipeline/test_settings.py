@@ -1,0 +1,47 @@
+"""Settings are frozen, and their fields are the keys of their section in the schema."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+import yaml
+
+from helpers.configurations import SCHEMA, changed
+from models.settings import FinalSampling, Network, Sampling, Sweep, Training
+from pipeline.fbp import FbpSettings
+from pipeline.osem import OsemSettings
+from pipeline.phantom import Texture
+from pipeline.tomography.forward_model import Simulation
+from pipeline.tomography.geometry import Ring, SliceSettings
+
+SECTIONS = {
+    "properties.texture": Texture,
+    "properties.slices": SliceSettings,
+    "properties.scanner": Ring,
+    "properties.simulation": Simulation,
+    "properties.osem": OsemSettings,
+    "properties.fbp": FbpSettings,
+    "properties.network": Network,
+    "properties.training": Training,
+    "properties.training.properties.validation_sampling": Sampling,
+    "properties.sampling": FinalSampling,
+    "$defs.sweep": Sweep,
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_fields_are_the_keys_of_the_schema(section):
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    for key in section.split("."):
+        schema = schema[key]
+    names = {field.name for field in fields(SECTIONS[section])}
+    assert names == schema["properties"].keys() == set(schema["required"])
+
+
+@pytest.mark.parametrize("name", ["texture", "slices", "scanner", "simulation", "osem", "fbp"])
+def test_settings_hold_what_the_configuration_says_for_good(name):
+    section = changed()[name]
+    settings = SECTIONS[f"properties.{name}"](**section)
+    for key, value in section.items():
+        assert getattr(settings, key) == value
+        with pytest.raises(FrozenInstanceError):
+            setattr(settings, key, value)
