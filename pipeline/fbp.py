@@ -218,7 +218,7 @@ def reconstruct(
     hdf5.write(
         output,
         FBP,
-        {"image": np.concatenate(images), **identity},
+        {"fbp": np.concatenate(images), **identity},
         hdf5.provenance(
             {"fbp": asdict(settings), "scanner": asdict(ring), "grid": asdict(grid)},
             device="cpu",

@@ -119,7 +119,7 @@ def reconstruct(
     hdf5.write(
         output,
         OSEM,
-        {"image": np.concatenate(images), **identity},
+        {"osem": np.concatenate(images), **identity},
         hdf5.provenance(
             {
                 "osem": asdict(settings),

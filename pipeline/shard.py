@@ -29,32 +29,32 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
         If the files do not hold the same slices of the same subject.
     """
     with ExitStack() as stack:
-        truth, measured, reference, filtered = (
+        slices_file, sinogram_file, osem_file, fbp_file = (
             stack.enter_context(hdf5.opened(path, kind))
             for path, kind in ((slices, SLICES), (sinogram, SINOGRAM), (osem, OSEM), (fbp, FBP))
         )
-        for file in (measured, reference, filtered):
-            _check_same_slices(truth, file)
-        oversampling = int(truth.attrs["oversampling"])
-        activity = truth["activity"]
+        for file in (sinogram_file, osem_file, fbp_file):
+            _check_same_slices(slices_file, file)
+        oversampling = int(slices_file.attrs["oversampling"])
+        activity = slices_file["activity"]
         if oversampling > 1:
             activity = block_mean(hdf5.finite(activity), oversampling)
         arrays = {
-            "sinogram": measured["prompts"],
-            "osem": reference["image"],
-            "fbp": filtered["image"],
+            "sinogram": sinogram_file["prompts"],
+            "osem": osem_file["osem"],
+            "fbp": fbp_file["fbp"],
             "activity": activity,
-            "labels": truth["labels"],
-            "scale": measured["scale"],
-            **{name: truth[name] for name in SLICE_IDENTITY},
+            "labels": slices_file["labels"],
+            "scale": sinogram_file["scale"],
+            **{name: slices_file[name] for name in SLICE_IDENTITY},
         }
         for array in arrays.values():
             for row in range(len(array)) if array.ndim > 1 else [()]:
                 hdf5.finite(array, row) if isinstance(array, h5py.Dataset) else None
-        facts = {name: truth.attrs[name] for name in SUBJECT_FACTS}
+        facts = {name: slices_file.attrs[name] for name in SUBJECT_FACTS}
         made_from = {
             f"{file.attrs['rule']}_config": file.attrs["config"]
-            for file in (truth, measured, reference, filtered)
+            for file in (slices_file, sinogram_file, osem_file, fbp_file)
         }
         hdf5.write(
             output,
@@ -63,9 +63,9 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
             hdf5.provenance(
                 made_from,
                 split=split,
-                projector=measured.attrs["projector"],
-                osem_projector=reference.attrs["projector"],
-                psf_fwhm_mm=measured.attrs["psf_fwhm_mm"],
+                projector=sinogram_file.attrs["projector"],
+                osem_projector=osem_file.attrs["projector"],
+                psf_fwhm_mm=sinogram_file.attrs["psf_fwhm_mm"],
                 **facts,
             ),
         )
@@ -78,14 +78,14 @@ def block_mean(images: np.ndarray, factor: int) -> np.ndarray:
     return blocks.mean(axis=(2, 4), dtype=np.float32)
 
 
-def _check_same_slices(truth: h5py.File, other: h5py.File) -> None:
+def _check_same_slices(slices_file: h5py.File, other: h5py.File) -> None:
     same = all(
-        np.array_equal(hdf5.finite(truth[name]), hdf5.finite(other[name]))
+        np.array_equal(hdf5.finite(slices_file[name]), hdf5.finite(other[name]))
         for name in SLICE_IDENTITY
-    ) and all(truth.attrs[name] == other.attrs[name] for name in SUBJECT_FACTS)
+    ) and all(slices_file.attrs[name] == other.attrs[name] for name in SUBJECT_FACTS)
     if not same:
         raise InputError(
             other.filename,
-            f"does not hold the slices of {truth.filename}",
+            f"does not hold the slices of {slices_file.filename}",
             f"delete it and run rule '{other.attrs['rule']}' again",
         )

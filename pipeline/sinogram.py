@@ -110,14 +110,14 @@ def _acquire(
     background = background_level(trues, fraction)
     expected = trues + background[:, None, None]
     seed, subject = int(file.attrs["seed"]), file.attrs["subject"]
-    counts = [
+    prompts = [
         poisson_counts(image, seed, subject, int(rotation), int(index))
         for image, rotation, index in zip(
             expected, identity["rotation"], identity["slice_index"], strict=True
         )
     ]
     return {
-        "prompts": np.stack(counts),
+        "prompts": np.stack(prompts),
         "attenuation_factors": factors,
         "background": background,
         "scale": np.full(shape[0], scale, dtype=np.float32),

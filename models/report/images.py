@@ -36,7 +36,7 @@ class _Example:
     """One slice: its prompts (view, radial), and images by title, (y, x) in activity units."""
 
     key: SliceKey
-    sinogram: np.ndarray
+    prompts: np.ndarray
     images: dict[str, np.ndarray]
 
 
@@ -132,10 +132,10 @@ def _draw_example(
     for axis in axes.flat:
         _hide_frame(axis)
     pairs = np.stack([axes[::2].ravel(), axes[1::2].ravel()], axis=1)
-    prompts = pairs[0, 0].imshow(example.sinogram, cmap="gray_r", aspect="auto", vmin=0)
+    counted = pairs[0, 0].imshow(example.prompts, cmap="gray_r", aspect="auto", vmin=0)
     pairs[0, 0].set_title("sinogram", fontsize=10)
     pairs[0, 0].set(xlabel="radial bin", ylabel="view")
-    figure.colorbar(prompts, ax=pairs[0, 0], location="left", label="prompts per bin [counts]")
+    figure.colorbar(counted, ax=pairs[0, 0], location="left", label="prompts per bin [counts]")
     name = str(example.key).replace(", ", "\n")
     pairs[0, 1].text(0.5, 0.5, name, ha="center", va="center", fontsize=10)
     shown: Any = None

@@ -102,7 +102,7 @@ OSEM = Kind(
     name="osem",
     rule="osem",
     datasets={
-        "image": Dataset("float32", ("slice", "y", "x"), "activity", "OSEM reconstruction"),
+        "osem": Dataset("float32", ("slice", "y", "x"), "activity", "OSEM reconstruction"),
         **SLICE_IDENTITY,
     },
     attributes=SUBJECT_FACTS,
@@ -112,7 +112,7 @@ FBP = Kind(
     name="fbp",
     rule="fbp",
     datasets={
-        "image": Dataset("float32", ("slice", "y", "x"), "activity", "FBP reconstruction"),
+        "fbp": Dataset("float32", ("slice", "y", "x"), "activity", "FBP reconstruction"),
         **SLICE_IDENTITY,
     },
     attributes=SUBJECT_FACTS,

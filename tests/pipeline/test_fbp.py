@@ -218,7 +218,7 @@ def test_the_rule_gives_activity_back(tmp_path, fine_ring, fine_grid, disc, writ
     reconstruct(path, tmp_path / "fbp.h5", settings, fine_ring, fine_grid)
     arrays, attributes = hdf5.read(tmp_path / "fbp.h5", FBP)
     middle = from_centre(fine_grid, centre) < 35
-    means = arrays["image"][:, middle].mean(axis=1)
+    means = arrays["fbp"][:, middle].mean(axis=1)
     np.testing.assert_allclose(means, [100, 300, 0], rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(arrays["rotation"], [0, 1, 1])
     np.testing.assert_array_equal(arrays["slice_index"], [0, 0, 1])

@@ -178,7 +178,7 @@ def test_the_rule_gives_activity_back(
     path = write_sinogram(tmp_path / "sinogram.h5", line_integrals, 0.5, factors, background)
     reconstruct(path, tmp_path / "osem.h5", OsemSettings(4, 16), simulation, projector)
     arrays, attributes = hdf5.read(tmp_path / "osem.h5", OSEM)
-    image = arrays["image"][0]
+    image = arrays["osem"][0]
     assert image[middle(grid)].mean() == pytest.approx(100, rel=5e-3)
     assert image.sum() == pytest.approx(hundred.sum(), rel=1e-2)
     assert (image >= 0).all()
@@ -199,7 +199,7 @@ def test_the_rule_models_the_resolution(
     for fwhm_mm in (12.0, 0.0):
         simulation = replace(PLAIN, attenuation=attenuation, psf_fwhm_mm=fwhm_mm)
         reconstruct(path, tmp_path / "osem.h5", OsemSettings(4, 16), simulation, projector)
-        image = hdf5.read(tmp_path / "osem.h5", OSEM)[0]["image"]
+        image = hdf5.read(tmp_path / "osem.h5", OSEM)[0]["osem"]
         errors.append(np.linalg.norm(image - hundred) / np.linalg.norm(hundred))
     assert errors[0] < 0.8 * errors[1]  # 10 % instead of 14 %
 
@@ -215,7 +215,7 @@ def test_the_rule_keeps_every_slice_and_its_identity(tmp_path, sparse, ring, wri
     arrays, _ = hdf5.read(tmp_path / "osem.h5", OSEM)
     np.testing.assert_array_equal(arrays["rotation"], rotation)
     np.testing.assert_array_equal(arrays["slice_index"], np.arange(count) % 20)
-    sums = arrays["image"].sum(axis=(1, 2))
+    sums = arrays["osem"].sum(axis=(1, 2))
     np.testing.assert_allclose(sums / sums[0], levels / levels[0], rtol=1e-3)
 
 
@@ -231,7 +231,7 @@ def test_the_rule_gives_the_same_bits_whatever_the_number_of_threads(
         for threads in (1, 2):
             torch.set_num_threads(threads)
             reconstruct(path, tmp_path / "osem.h5", OsemSettings(2, 16), PLAIN, projector)
-            images.append(hdf5.read(tmp_path / "osem.h5", OSEM)[0]["image"])
+            images.append(hdf5.read(tmp_path / "osem.h5", OSEM)[0]["osem"])
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(*images)

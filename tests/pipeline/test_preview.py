@@ -157,7 +157,7 @@ def test_sheet_goes_beside_the_file_or_where_asked(tmp_path):
 
 def damage(path):
     with h5py.File(path) as file:
-        chunk = file["image"].id.get_chunk_info(5)
+        chunk = file["osem"].id.get_chunk_info(5)
     content = bytearray(path.read_bytes())
     content[chunk.byte_offset + chunk.size // 2] ^= 0xFF
     path.write_bytes(content)
@@ -172,7 +172,7 @@ BAD_FILES = {
     "missing": (lambda path: path.unlink(), "does not exist"),
     "text": (lambda path: path.write_text("text"), "cannot be read"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read"),
-    "damaged": (damage, "dataset '/image' is damaged"),
+    "damaged": (damage, "dataset '/osem' is damaged"),
     "version": (
         lambda path: change(path, lambda file: file.attrs.modify("schema_version", 99)),
         "has schema version 99, not 1",
@@ -228,7 +228,7 @@ def test_sheet_in_a_missing_folder_is_refused(tmp_path):
 def test_names_and_texts_are_shown_as_they_are(tmp_path, name):
     (tmp_path / name).mkdir(parents=True)
     path = write(tmp_path / name / f"{name.replace('/', '')}.h5", OSEM, subject=name)
-    change(path, lambda file: file["image"].attrs.modify("units", name))
+    change(path, lambda file: file["osem"].attrs.modify("units", name))
     text = text_of(path)
     assert f"{path}  osem, " in text
     assert f", in {name}: " in text

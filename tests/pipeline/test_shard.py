@@ -70,8 +70,8 @@ def refusal(inputs, output):
 
 SOURCES = {
     "sinogram": ("sinogram", "prompts"),
-    "osem": ("osem", "image"),
-    "fbp": ("fbp", "image"),
+    "osem": ("osem", "osem"),
+    "fbp": ("fbp", "fbp"),
     "activity": ("slices", "activity"),
     "labels": ("slices", "labels"),
     "scale": ("sinogram", "scale"),
@@ -166,7 +166,7 @@ def test_files_of_other_slices_are_refused(tmp_path, inputs, output, name, chang
 
 @pytest.mark.parametrize(
     ("name", "dataset"),
-    [("slices", "activity"), ("osem", "image"), ("fbp", "image"), ("sinogram", "scale")],
+    [("slices", "activity"), ("osem", "osem"), ("fbp", "fbp"), ("sinogram", "scale")],
 )
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_values_that_are_not_finite_are_refused(inputs, output, name, dataset, value):
