@@ -12,6 +12,7 @@ from pipeline.jobs.config_models import check_models
 from pipeline.jobs.config_values import convert
 from pipeline.jobs.experiment import models_of
 from pipeline.jobs.variants import check_different, check_names
+from pipeline.sources.registry import facts
 from pipeline.sources.subjects import Subject, read_subjects
 from pipeline.storage.errors import InputError
 from pipeline.tomography import backend
@@ -44,12 +45,12 @@ def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subjec
     if config["name"] == "labels":
         problem = "is 'labels', and data/labels has the phantoms' labels"
         raise InputError("name", problem, "choose another name")
+    source = facts(config["source"])
     _check_variants(config, schema)
     _check_geometry(config)
     subjects = read_subjects(Path(config["subjects"]))
     check_models(config, schema, subjects)
-    if config["source"] == "brainweb":
-        _check_known(subjects, config)
+    source.check(subjects, config["subjects"])
     return subjects
 
 
@@ -164,13 +165,3 @@ def _check_geometry(config: Mapping[str, Any]) -> None:
             f"ask for at most {slices['volume_slices']}",
         )
     backend.resolve(config["projector"])
-
-
-def _check_known(subjects: Mapping[str, Subject], config: Mapping[str, Any]) -> None:
-    unverified = [name for name, subject in subjects.items() if subject.labels_sha256 is None]
-    if unverified:
-        raise InputError(
-            config["subjects"],
-            f"gives no label hash for {', '.join(unverified)}",
-            "copy the hashes from data/subjects.tsv: BrainWeb's volumes are always verified",
-        )

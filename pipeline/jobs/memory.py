@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pipeline.sources.registry import facts
 from pipeline.tomography.geometry import field_of_view, grid_from, ring_from
 
 Config = Mapping[str, Any]
@@ -25,10 +26,6 @@ MARGIN = 1.25
 PLAIN_MB, IMAGES_MB, TORCH_MB = 70, 100, 280
 """Python with h5py; SciPy or Matplotlib besides; PyTorch. Measured on Linux, x86-64, in the
 smallest jobs."""
-
-VOXELS = {"brainweb": 362 * 434 * 362, "mni152": 189 * 233 * 197}
-PLANE_PIXELS = {"brainweb": 434 * 362, "mni152": 233 * 197}
-"""Of a label volume, and of an axial plane of it."""
 
 OSEM_SLICES = 25
 """`pipeline.osem.SLICES_AT_A_TIME`, which cannot be had without importing PyTorch."""
@@ -94,12 +91,19 @@ def entries(config: Config, oversampling: int) -> int:
     return round(2 * size * ring.views * ring.radial_bins * math.pi / 4 * 0.9)
 
 
+def _voxels(config: Config) -> int:
+    """Of a label volume."""
+    return math.prod(facts(config["source"]).shape)
+
+
+def _plane_pixels(config: Config) -> int:
+    """Of an axial plane of a label volume."""
+    return math.prod(facts(config["source"]).shape[1:])
+
+
 def fetch(config: Config) -> int:
-    """Labels of a subject."""
-    # BrainWeb: 16-bit codes, two steps of their conversion, classes: 2 + 2 + 2 + 1. MNI152: four
-    # maps and the distances, float32, and what their arithmetic makes.
-    per_voxel = {"brainweb": 7, "mni152": 36}[config["source"]]
-    return asked(PLAIN_MB, per_voxel * VOXELS[config["source"]])
+    """Labels of a subject, as its source holds them."""
+    return asked(PLAIN_MB, facts(config["source"]).bytes_per_voxel * _voxels(config))
 
 
 def phantom(config: Config) -> int:
@@ -107,7 +111,7 @@ def phantom(config: Config) -> int:
     # Labels as stored and turned, 1 + 1; activity and attenuation, 4 + 4; the classes as indices
     # of 8 while one is looked up; texture: noise, smoothed noise, and three products of 4.
     per_voxel = 19 + (9 if config["texture"]["fraction"] > 0 else 0)
-    return asked(IMAGES_MB, per_voxel * VOXELS[config["source"]])
+    return asked(IMAGES_MB, per_voxel * _voxels(config))
 
 
 def slices(config: Config) -> int:
@@ -115,8 +119,7 @@ def slices(config: Config) -> int:
     data = data_of(config)
     # Labels, and three masks of them; planes of a volume, averaged along three axes (4 each);
     # activity, attenuation and the parts of the latter, 4 each, the check of 1.
-    held = 4 * VOXELS[config["source"]]
-    held += 12 * data.volume_slices * PLANE_PIXELS[config["source"]]
+    held = 4 * _voxels(config) + 12 * data.volume_slices * _plane_pixels(config)
     held += 13 * data.slices * data.fine_pixels + 2 * data.slices * data.pixels
     return asked(IMAGES_MB, held)
 
@@ -185,7 +188,7 @@ def shard(config: Config) -> int:
 def preview(config: Config) -> int:
     """Six images of each of the three or four datasets of a file, with their colours."""
     data = data_of(config)
-    largest = max(PLANE_PIXELS[config["source"]], data.bins, data.fine_pixels)
+    largest = max(_plane_pixels(config), data.bins, data.fine_pixels)
     return asked(IMAGES_MB, 6 * 4 * 20 * largest)
 
 

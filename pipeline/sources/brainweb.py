@@ -17,18 +17,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import nibabel
 import numpy as np
-import pooch
-import requests
-from tqdm import tqdm
 
+from pipeline.sources.base import Facts
 from pipeline.sources.labels import CLASSES, labels_sha256, write_labels
+from pipeline.sources.subjects import Subject, read_subjects
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import writing
 from pipeline.storage.system_errors import unreadable
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -138,6 +139,8 @@ def _refuse_html(head: bytes, path: Path) -> None:
 
 
 def _decode_minc(data: bytes, path: Path) -> np.ndarray:
+    import nibabel
+
     try:
         holder = nibabel.FileHolder(fileobj=io.BytesIO(data))
         image = nibabel.Minc1Image.from_file_map({"image": holder})
@@ -250,6 +253,8 @@ def download(subject: str, folder: str | Path) -> Path:
         If the server refuses, cannot be reached or breaks off (after `RETRY_WAITS_S`), is too
         slow (`DEADLINE_S`), or sends too much (`MAX_BYTES`), a web page or another volume.
     """
+    import requests
+
     url = download_url(subject)
     path = Path(folder) / FILE_NAMES[0].format(subject=subject)
     waits_s = iter(RETRY_WAITS_S)
@@ -272,6 +277,8 @@ def download(subject: str, folder: str | Path) -> Path:
 
 
 def _transient(error: Exception) -> bool:
+    import requests
+
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code >= 500 or error.response.status_code == 429
     broken = requests.exceptions.ChunkedEncodingError
@@ -296,6 +303,9 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def _transfer(url: str) -> bytes:
+    import pooch
+    from tqdm import tqdm
+
     downloader = pooch.HTTPDownloader(
         chunk_size=2**16, timeout=TIMEOUT_S, headers={"Accept-Encoding": "identity"}
     )
@@ -308,7 +318,7 @@ def _transfer(url: str) -> bytes:
 class _Download(io.BytesIO):
     """Buffer that shows its progress and refuses more than `MAX_BYTES`."""
 
-    def __init__(self, bar: tqdm):
+    def __init__(self, bar: "tqdm"):
         super().__init__()
         self.bar = bar
 
@@ -320,7 +330,9 @@ class _Download(io.BytesIO):
         return super().write(data)
 
 
-def fetch(output: str | Path, subject: str, known: Mapping[str, str], local_dir: str = "") -> None:
+def fetch_labels(
+    output: str | Path, subject: str, known: Mapping[str, str], local_dir: str = ""
+) -> None:
     """Get, verify and write the labels of one subject.
 
     Parameters
@@ -350,3 +362,28 @@ def fetch(output: str | Path, subject: str, known: Mapping[str, str], local_dir:
             labels = read_labels(download(subject, folder))
     verify(labels, subject, known.get(subject), known, where)
     write_labels(output, labels, VOXEL_MM, source="brainweb", origin=origin, subject=subject)
+
+
+def fetch(output: Path, subject: str, config: Mapping[str, Any]) -> None:
+    """Do `fetch_labels` with the hashes and the folder of the configuration."""
+    subjects = read_subjects(config["subjects"]).values()
+    known = {s.name: s.labels_sha256 for s in subjects if s.labels_sha256}
+    fetch_labels(output, subject, known, config["brainweb_dir"])
+
+
+def _check_hashes(subjects: Mapping[str, Subject], table: str) -> None:
+    unverified = [name for name, subject in subjects.items() if subject.labels_sha256 is None]
+    if unverified:
+        raise InputError(
+            table,
+            f"gives no label hash for {', '.join(unverified)}",
+            "copy the hashes from data/subjects.tsv: BrainWeb's volumes are always verified",
+        )
+
+
+FACTS = Facts(
+    shape=SHAPE,
+    bytes_per_voxel=2 + 2 + 2 + 1,  # 16-bit codes, two steps of their conversion, classes
+    uses_seed=False,
+    check=_check_hashes,
+)

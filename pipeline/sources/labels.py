@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.storage import hdf5, kinds
-
 log = logging.getLogger(__name__)
 
 CLASSES = (
@@ -41,10 +39,13 @@ def write_labels(
     output, labels, voxel_mm
         HDF5 file; classes, (z, y, x) uint8 in RAS+ orientation; voxel size along z, y, x.
     source, origin, subject : str
-        Data set (``brainweb``, ``mni152``), the address or file it came from, and the subject.
+        Data set by its name in `pipeline.sources.registry`, the address or file it came from, and
+        the subject.
     **settings
         What else determines the labels, e.g. a seed.
     """
+    from pipeline.storage import hdf5, kinds
+
     sha256 = labels_sha256(labels)
     determined_by = {"source": source, "subject": subject, **settings}
     attributes = hdf5.provenance(

@@ -5,24 +5,21 @@ smooth deformation makes any number of different heads of them, and shells aroun
 for CSF, skull and scalp. They exercise every step that follows; they are no anatomical reference.
 """
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-import nibabel
 import numpy as np
-from scipy.ndimage import (
-    distance_transform_edt,
-    label,
-    map_coordinates,
-    zoom,
-)
 
 from pipeline.jobs.seeds import generator
-from pipeline.sources import brainweb
+from pipeline.sources.base import Facts
+from pipeline.sources.labels import CLASSES, write_labels
 from pipeline.storage.errors import InputError
 
 MAPS = "mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz"
-VOXEL_MM = (1.0, 1.0, 1.0)  # z, y, x
+SHAPE = (189, 233, 197)  # z, y, x
+VOXEL_MM = (1.0, 1.0, 1.0)
 
 SCALING = 0.06  # largest relative change of size, drawn per axis
 DISPLACEMENT_MM = 3.0  # standard deviation, per axis
@@ -51,6 +48,8 @@ def template() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _map(name: str) -> np.ndarray:
+    import nibabel
+
     remedy = "install another release of nilearn (0.13 is known to work)"
     entry = resources.files("nilearn") / "datasets" / "data" / name
     if not entry.is_file():
@@ -85,15 +84,15 @@ def make_labels(subject: str, seed: int) -> np.ndarray:
     distance_mm = _distance_to_brain(grey_matter + white_matter > 0.5)
 
     other = 1 - grey_matter - white_matter
-    classes = [brainweb.CLASSES.index(name) for name in ("CSF", "GM", "WM")]
+    classes = [CLASSES.index(name) for name in ("CSF", "GM", "WM")]
     labels = np.full(other.shape, classes[0], np.uint8)
     labels[(grey_matter > other) & (grey_matter >= white_matter)] = classes[1]
     labels[(white_matter > other) & (white_matter > grey_matter)] = classes[2]
     inner = CSF_MM
     for name, thickness in (("skull", SKULL_MM), ("muscle/skin", SCALP_MM)):
-        labels[distance_mm > inner] = brainweb.CLASSES.index(name)
+        labels[distance_mm > inner] = CLASSES.index(name)
         inner += thickness
-    labels[distance_mm > inner] = brainweb.CLASSES.index("background")
+    labels[distance_mm > inner] = CLASSES.index("background")
     return labels
 
 
@@ -101,6 +100,8 @@ def _deform(
     maps: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample both maps through one random scaling and smooth displacement."""
+    from scipy.ndimage import map_coordinates
+
     shape = maps[0].shape
     factors = 1 + rng.uniform(-SCALING, SCALING, 3)
     bumps = [_gaussians(length) for length in shape]
@@ -133,6 +134,8 @@ def _gaussians(length: int) -> np.ndarray:
 
 def _distance_to_brain(brain: np.ndarray) -> np.ndarray:
     """Return the distance (z, y, x) in mm to the closed mask of the brain, 0 within it."""
+    from scipy.ndimage import distance_transform_edt, label, zoom
+
     steps = (slice(None, None, COARSE),) * 3
     components, _ = label(brain[steps])
     largest = np.bincount(components.ravel())[1:].argmax() + 1
@@ -147,7 +150,7 @@ def _distance_to_brain(brain: np.ndarray) -> np.ndarray:
     return zoom(distance_mm(closed), factors, order=1)
 
 
-def fetch(output: str | Path, subject: str, seed: int) -> None:
+def fetch(output: Path, subject: str, config: Mapping[str, Any]) -> None:
     """Make and write the labels of one head.
 
     Parameters
@@ -156,20 +159,28 @@ def fetch(output: str | Path, subject: str, seed: int) -> None:
         HDF5 file of kind `pipeline.storage.kinds.LABELS`; its folder must exist.
     subject : str
         As in ``subject04``.
-    seed : int
-        Equal seeds give equal heads, bit for bit, with equal versions of NumPy and SciPy.
+    config : mapping
+        Of which the seed decides: equal seeds give equal heads, bit for bit, with equal versions of
+        NumPy and SciPy.
 
     Raises
     ------
     InputError
         As `template`.
     """
-    brainweb.write_labels(
+    write_labels(
         output,
-        make_labels(subject, seed),
+        make_labels(subject, config["seed"]),
         VOXEL_MM,
         source="mni152",
         origin="nilearn, ICBM 152 nonlinear symmetric 2009a",
         subject=subject,
-        seed=seed,
+        seed=config["seed"],
     )
+
+
+FACTS = Facts(
+    shape=SHAPE,
+    bytes_per_voxel=36,  # four maps and the distances, float32, and what their arithmetic makes
+    uses_seed=True,
+)

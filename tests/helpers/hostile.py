@@ -265,11 +265,11 @@ def volume(content, name="subject04_crisp_v.mnc.gz"):
 def fetch():
     """Rule ``fetch``, from the folder ``volumes``."""
     brainweb.SHAPE = LABELS.shape
-    brainweb.fetch(OUTPUT, "subject04", KNOWN, "volumes")
+    brainweb.fetch_labels(OUTPUT, "subject04", KNOWN, "volumes")
 
 
 def fetch_full_size():
-    brainweb.fetch(OUTPUT, "subject04", KNOWN, "volumes")
+    brainweb.fetch_labels(OUTPUT, "subject04", KNOWN, "volumes")
 
 
 @functools.cache
@@ -303,7 +303,7 @@ def downloading(*answers, **changes):
         brainweb.SERVER, server.answers = server.url, list(answers)
         for name, value in changes.items():
             setattr(brainweb, name, value)
-        brainweb.fetch(OUTPUT, "subject04", KNOWN)
+        brainweb.fetch_labels(OUTPUT, "subject04", KNOWN)
 
     return act
 

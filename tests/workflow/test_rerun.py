@@ -95,6 +95,24 @@ CODE = {
     "code of checkpoint files": ("models/checkpoints.py", r"\Z", "\nCHANGED = True\n", set()),
     "code that resumes": ("models/training/resume.py", r"\Z", "\nCHANGED = True\n", set()),
     "prefetching": ("models/loader.py", r"\Z", "\nCHANGED = True\n", set()),
+    "code of the source": (
+        "pipeline/sources/mni152.py",
+        r"SCALING = 0\.06",
+        "SCALING = 0.07",
+        DRAWN,
+    ),
+    "memory of the source": (
+        "pipeline/sources/mni152.py",
+        "bytes_per_voxel=36",
+        "bytes_per_voxel=37",
+        set(),
+    ),
+    "code of another source": (
+        "pipeline/sources/brainweb.py",
+        "DEADLINE_S = 900",
+        "DEADLINE_S = 901",
+        set(),
+    ),
     "code of OSEM": ("pipeline/osem.py", r"(def reconstruct\()", r"\1changed=True, *,", FROM_OSEM),
 }
 """Files, what is replaced in them and by what, and the jobs that run again."""

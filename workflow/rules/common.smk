@@ -22,6 +22,7 @@ from models.registry import METHODS
 from pipeline.jobs.code_hash import code_hash
 from models.configuration import schema
 from pipeline.jobs.config import check
+from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError
 from pipeline.jobs.experiment import deciding, models_of, replicates
 from pipeline.tomography.geometry import field_of_view_mm, grid_from, ring_from

@@ -12,11 +12,11 @@ rule fetch:
         mem_mb=memory.fetch(config),
     params:
         source=config["source"],
-        # MNI152 heads are drawn; BrainWeb's are what they are.
-        seed=config["seed"] if config["source"] == "mni152" else None,
+        # Some are drawn; others are what they are.
+        seed=config["seed"] if facts(config["source"]).uses_seed else None,
         # Its own alone: another line in the table is no reason to fetch this subject again.
         sha256=lambda wildcards: SUBJECTS[wildcards.subject].labels_sha256,
-        code=code_hash("fetch.py"),
+        code=code_hash("fetch.py", SOURCES[config["source"]]),
     script:
         "../scripts/fetch.py"
 

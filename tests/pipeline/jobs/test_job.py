@@ -104,7 +104,7 @@ def test_a_rule_ends_with_exit_code_1(tmp_path):
         "output": [str(tmp_path / "labels.h5")],
         "log": [str(tmp_path / "job.log")],
         "wildcards": {"subject": "subject04"},
-        "params": {"source": "brainweb"},
+        "params": {"source": "brainweb", "seed": None},
         "config": {"brainweb_dir": str(tmp_path), "subjects": "data/subjects.tsv"},
         "threads": 1,
         "rule": "fetch",

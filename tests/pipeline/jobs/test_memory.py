@@ -18,7 +18,6 @@ from benchmarks.memory import CONFIGURATIONS, configuration, job_of, lay_out
 from helpers.workflow import ROOT
 from pipeline import osem
 from pipeline.jobs import memory
-from pipeline.sources import brainweb, mni152
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SLICES, SUBJECT_FACTS
 from pipeline.tomography.geometry import field_of_view, grid_from, ring_from
@@ -136,8 +135,6 @@ def test_another_size_needs_no_more_than_it_asks_for(tmp_path):
 
 
 def test_what_cannot_be_imported_in_time_is_the_same_here():
-    assert memory.VOXELS["brainweb"] == np.prod(brainweb.SHAPE)
-    assert memory.VOXELS["mni152"] == mni152.template()[0].size
     assert memory.OSEM_SLICES == osem.SLICES_AT_A_TIME
 
 

@@ -195,7 +195,7 @@ def test_fetch_from_a_folder(tmp_path, caplog):
     (tmp_path / "subject_04.bin.gz").write_bytes(raw_short(labels))
     output = tmp_path / "subject04.h5"
     with caplog.at_level("INFO", "pipeline.sources"):
-        brainweb.fetch(output, "subject04", {"subject04": sha256}, str(tmp_path))
+        brainweb.fetch_labels(output, "subject04", {"subject04": sha256}, str(tmp_path))
     found, attributes = hdf5.read(output, kinds.LABELS)
     assert np.array_equal(found["labels"], labels)
     assert attributes["source"] == "brainweb"
@@ -211,7 +211,7 @@ def test_fetch_writes_nothing_for_another_subject(tmp_path):
     (tmp_path / "subject_04.bin.gz").write_bytes(raw_short(some_labels()))
     known = {"subject04": "0" * 64, "subject05": brainweb.labels_sha256(some_labels())}
     with pytest.raises(InputError, match="holds subject05, not subject04"):
-        brainweb.fetch(tmp_path / "subject04.h5", "subject04", known, str(tmp_path))
+        brainweb.fetch_labels(tmp_path / "subject04.h5", "subject04", known, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["subject_04.bin.gz"]
 
 

@@ -31,7 +31,7 @@ def test_default_server_is_brainweb_over_https():
 def test_fetch_downloads(tmp_path, server):
     server.answers = [answer(PACKED, length=len(PACKED))]
     known = {"subject04": brainweb.labels_sha256(LABELS)}
-    brainweb.fetch(tmp_path / "subject04.h5", "subject04", known)
+    brainweb.fetch_labels(tmp_path / "subject04.h5", "subject04", known)
     found, attributes = hdf5.read(tmp_path / "subject04.h5", kinds.LABELS)
     assert np.array_equal(found["labels"], LABELS)
     assert attributes["origin"] == brainweb.download_url("subject04")
@@ -75,7 +75,7 @@ def test_gives_up(tmp_path, server, monkeypatch, failure, requests, message):
     monkeypatch.setattr(brainweb, "MAX_BYTES", 1_000_000)
     server.answers = [failure]
     with pytest.raises(InputError) as caught:
-        brainweb.fetch(tmp_path / "subject04.h5", "subject04", {})
+        brainweb.fetch_labels(tmp_path / "subject04.h5", "subject04", {})
     assert message in str(caught.value)
     assert caught.value.where == brainweb.download_url("subject04")
     assert len(server.paths) == requests
@@ -88,7 +88,7 @@ def test_does_not_wait_for_ever(tmp_path, server, monkeypatch, slow):
     server.answers = [slow]
     started = time.monotonic()
     with pytest.raises(InputError, match=r"has not sent the whole file within 0\.3 s"):
-        brainweb.fetch(tmp_path / "subject04.h5", "subject04", {})
+        brainweb.fetch_labels(tmp_path / "subject04.h5", "subject04", {})
     assert time.monotonic() - started < 2
     assert not list(tmp_path.iterdir())
 
@@ -104,6 +104,6 @@ def test_a_folder_that_takes_no_download_is_named(tmp_path, server):
     server.answers = [answer(PACKED)]
     output = tmp_path / "missing" / "subject04.h5"
     with pytest.raises(InputError, match="missing") as refused:
-        brainweb.fetch(output, "subject04", {})
+        brainweb.fetch_labels(output, "subject04", {})
     assert str(output) in str(refused.value)
     assert not server.paths, "nothing is downloaded that could not be kept"

@@ -3,7 +3,8 @@ import importlib.resources
 import numpy as np
 import pytest
 
-from pipeline.sources import brainweb, mni152
+from pipeline.sources import mni152
+from pipeline.sources.labels import labels_sha256
 from pipeline.storage import hdf5, kinds
 from pipeline.storage.errors import InputError
 
@@ -14,7 +15,7 @@ BACKGROUND, CSF, GM, WM, SCALP, SKULL = 0, 1, 2, 3, 6, 7
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory):
     path = tmp_path_factory.mktemp("mni152") / "subject01.h5"
-    mni152.fetch(path, "subject01", SEED)
+    mni152.fetch(path, "subject01", {"seed": SEED})
     arrays, attributes = hdf5.read(path, kinds.LABELS)
     return arrays["labels"], attributes
 
@@ -32,11 +33,12 @@ def test_attributes(fetched):
     assert attributes["seed"] == SEED
     assert attributes["orientation"] == "RAS"
     assert attributes["voxel_mm"].tolist() == [1, 1, 1]
-    assert attributes["labels_sha256"] == brainweb.labels_sha256(labels)
+    assert attributes["labels_sha256"] == labels_sha256(labels)
 
 
 def test_template_is_a_pair_of_fractions():
     grey_matter, white_matter = mni152.template()
+    assert grey_matter.shape == white_matter.shape == mni152.FACTS.shape
     for tissue in (grey_matter, white_matter):
         assert tissue.min() == 0
         assert 0.9 < tissue.max() <= 1
@@ -93,5 +95,5 @@ def test_other_subjects_and_seeds_give_other_heads(coarse_template, subject, see
 def test_says_so_when_nilearn_lacks_the_maps(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     with pytest.raises(InputError, match="is not in the installed nilearn"):
-        mni152.fetch(tmp_path / "subject01.h5", "subject01", SEED)
+        mni152.fetch(tmp_path / "subject01.h5", "subject01", {"seed": SEED})
     assert not list(tmp_path.iterdir())
