@@ -1,9 +1,7 @@
 """What a training run used, as YAML beside its weights."""
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ from models.checkpoints import Metadata
 from models.settings import Training
 from models.training.resume import code_of
 from pipeline.storage import hdf5
-
-PACKAGES = ("torch", "lightning-fabric", "diffusers", "ptwt", "numpy", "h5py")
+from pipeline.storage.versions import versions
 
 
 def write(path: Path, metadata: Metadata, training: Training, facts: Mapping[str, Any]) -> None:
@@ -33,10 +30,7 @@ def write(path: Path, metadata: Metadata, training: Training, facts: Mapping[str
         "training": asdict(training),
         **facts,
         "code": code_of(metadata),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
-        },
+        "versions": versions(),
     }
     for changing in ("step", "epoch"):
         del found[changing]

@@ -25,6 +25,7 @@ WITHOUT_EFFECT = frozenset(
         "pipeline.storage.errors",  # says what is wrong
         "pipeline.storage.files",  # writes files whole or not at all
         "pipeline.storage.system_errors",
+        "pipeline.storage.versions",  # says with what it was made
         "pipeline.jobs.job",  # logs
         "pipeline.jobs.launch",  # decides who computes, not what
         "models.channels",  # those of a model are among its rules' parameters

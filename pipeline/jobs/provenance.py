@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,7 @@ from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError, escape_printing
 from pipeline.storage.files import check_readable
 from pipeline.storage.system_errors import unreadable
-
-PACKAGES = (
-    "torch",
-    "lightning-fabric",
-    "diffusers",
-    "ptwt",
-    "PyWavelets",
-    "torchmetrics",
-    "numpy",
-    "scipy",
-    "h5py",
-    "nibabel",
-    "snakemake",
-    "parallelproj",
-)
-"""Whose versions matter for the numbers; "absent" where one is not installed."""
+from pipeline.storage.versions import versions
 
 MADE_WITH = ("seed", "training_seed", "projector", "osem_projector", "device")
 """Attributes of HDF5 files that say what was really used, whatever the configuration left open."""
@@ -105,7 +89,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
         "command": f"snakemake --cores all --configfile {resolved}",
         "git": commit(),
         "code": _code(),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "versions": versions(),
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "made_with": _made_with(_attributes([*stages, *files])),
         "trained_with": {path.stem: _trained_with(path) for path in sorted(sources.settings)},
@@ -169,13 +153,6 @@ def _code() -> dict[str, str]:
     """Hash of each rule's script and of all that it imports from here."""
     scripts = sorted((ROOT / "workflow" / "scripts").glob("*.py"))
     return {script.stem: code_hash(script.name) for script in scripts}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def _attributes(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:

@@ -7,11 +7,9 @@ A `Kind` declares what a file holds; `write` puts all of it under the final name
 import hashlib
 import json
 import math
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy as np
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import Sink, atomic, check_readable
 from pipeline.storage.system_errors import unreadable
+from pipeline.storage.versions import versions
 
 SCHEMA_VERSION = 1
 """Raised whenever the meaning of any dataset changes; older files are then refused."""
@@ -36,8 +35,6 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryErr
 
 SHARED_AXES = ("slice", "z")
 """First axes that all datasets of a file have in common, and so their length."""
-
-PROVENANCE_PACKAGES = ("numpy", "scipy", "torch", "h5py", "nibabel", "brainweb", "parallelproj")
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,10 @@ def provenance(settings: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
         Further attributes: numbers, strings or arrays (seeds, projector, source, ...).
     """
     text = json.dumps(settings, sort_keys=True)
-    versions = {"python": platform.python_version()}
-    for package in PROVENANCE_PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
     return {
         "config": text,
         "config_hash": hashlib.sha256(text.encode()).hexdigest(),
-        "versions": json.dumps(versions, sort_keys=True),
+        "versions": json.dumps(versions(), sort_keys=True),
         **facts,
     }
 
