@@ -21,7 +21,7 @@ from models.registry import METHODS, build
 from models.settings import Network
 from pipeline.jobs.experiment import Model
 from pipeline.storage.errors import InputError
-from pipeline.storage.files import atomic, check_readable
+from pipeline.storage.files import atomic_file, check_readable
 from pipeline.storage.system_errors import unreadable
 
 METADATA_KEY = "legopet"
@@ -113,7 +113,7 @@ def save(path: Path, network: nn.Module, averaged: nn.Module | None, metadata: M
 
 def _write(path: Path, metadata: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     text = json.dumps(metadata | {DIGEST_KEY: _digest(metadata, tensors)}, sort_keys=True)
-    with atomic(path) as temporary:
+    with atomic_file(path) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata={METADATA_KEY: text})
         except SafetensorError as error:  # a full disk

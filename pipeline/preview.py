@@ -19,7 +19,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipeline.storage.errors import InputError, escape_printing
-from pipeline.storage.files import atomic, check_readable
+from pipeline.storage.files import atomic_file, check_readable
 from pipeline.storage.hdf5 import SCHEMA_VERSION, finite, stored
 from pipeline.storage.system_errors import unreadable
 from pipeline.tomography.spacing import evenly_spaced
@@ -111,7 +111,7 @@ def contact_sheet(path: Path, output: Path) -> None:
             _draw_row(axes, file[name], file)
         facts = (file.attrs["kind"], file.attrs.get("subject"), file.attrs.get("orientation"))
         figure.suptitle(", ".join(fact for fact in facts if fact))
-        with atomic(output) as temporary:
+        with atomic_file(output) as temporary:
             figure.savefig(temporary, dpi=110, format="png")
 
 

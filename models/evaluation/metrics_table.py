@@ -15,9 +15,8 @@ from typing import IO, Any
 
 import pandas as pd
 
-from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.files import check_readable
+from pipeline.storage.files import atomic_file, check_readable
 from pipeline.storage.system_errors import unreadable
 
 COLUMNS = {
@@ -98,7 +97,7 @@ def join_tables(paths: Iterable[Path], output: Path) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[IO[bytes]]:
-    with hdf5.atomic(path) as temporary, temporary.open("wb") as plain, ExitStack() as stack:
+    with atomic_file(path) as temporary, temporary.open("wb") as plain, ExitStack() as stack:
         file: Any = plain
         if path.suffix == ".gz":
             file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=plain, mtime=0))

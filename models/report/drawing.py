@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from models.evaluation.metrics_table import COLUMNS, PART
-from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
+from pipeline.storage.files import atomic_file
 from pipeline.storage.system_errors import unreadable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -29,7 +29,7 @@ def save(figure: Figure, output: Path) -> None:
     InputError
         If the file cannot be written.
     """
-    with hdf5.atomic(output) as temporary:
+    with atomic_file(output) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 

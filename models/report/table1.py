@@ -11,8 +11,8 @@ import pandas as pd
 from models.evaluation.bootstrap import DRAWS, Bootstrap
 from models.evaluation.metrics_table import EVERYWHERE, REFERENCES, REGIONS, read_parts
 from models.report.formats import Table, latex, markdown, page
-from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
+from pipeline.storage.files import atomic_file
 
 
 class Published(NamedTuple):
@@ -347,14 +347,14 @@ def table1(
     if len(differences):
         to_read += [_to_read(t, differences, columns) for t, columns in DIFFERENCE_TABLES.items()]
     for path, records in ((output_csv, main), (output_differences, differences)):
-        with hdf5.atomic(path) as temporary:
+        with atomic_file(path) as temporary:
             records.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     for path, typeset in (
         (output_markdown, markdown),
         (output_latex, latex),
         (output_html, page),
     ):
-        with hdf5.atomic(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_text(typeset(caption, to_read), encoding="utf-8")
 
 

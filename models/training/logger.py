@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.storage.files import atomic, writing
+from pipeline.storage.files import atomic_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -129,5 +129,5 @@ class RunLog:
         if step == 0 or not header.endswith("\n"):
             self.path.unlink()
         else:
-            with atomic(self.path) as temporary:
+            with atomic_file(self.path) as temporary:
                 temporary.write_text(header + "".join(kept), encoding="utf-8")

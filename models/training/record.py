@@ -10,7 +10,7 @@ import yaml
 from models.checkpoints import Metadata
 from models.settings import Training
 from models.training.resume import code_of
-from pipeline.storage import hdf5
+from pipeline.storage.files import atomic_file
 from pipeline.storage.versions import versions
 
 
@@ -34,7 +34,7 @@ def write(path: Path, metadata: Metadata, training: Training, facts: Mapping[str
     }
     for changing in ("step", "epoch"):
         del found[changing]
-    with hdf5.atomic(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(_plain(found), sort_keys=False), encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from pipeline.jobs import code_hash
 from pipeline.jobs.experiment import TRAINING_DECIDES
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.files import Sink, atomic, check_readable
+from pipeline.storage.files import Sink, atomic_file, check_readable
 from pipeline.storage.kinds import SHARD
 from pipeline.storage.system_errors import unreadable
 
@@ -105,7 +105,7 @@ def save_working(path: Path, state: Mapping[str, Any]) -> None:
     InputError
         If the file cannot be written.
     """
-    with atomic(path) as temporary, Sink(temporary) as sink:
+    with atomic_file(path) as temporary, Sink(temporary) as sink:
         torch.save(dict(state), sink)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from models import checkpoints
 from models.training import resume
 from pipeline.storage.errors import InputError
-from pipeline.storage.files import atomic, make_folder, writing
+from pipeline.storage.files import atomic_file, make_folder, writing
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class RunFolder:
             with writing(stale):
                 stale.unlink()
         for source, target in copies.items():
-            with atomic(target) as temporary:
+            with atomic_file(target) as temporary:
                 shutil.copyfile(source, temporary)
 
     def forget_others(self) -> None:

@@ -17,7 +17,7 @@ import yaml
 from pipeline.jobs.code_hash import ROOT, code_hash
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError, escape_printing
-from pipeline.storage.files import check_readable
+from pipeline.storage.files import atomic_file, check_readable
 from pipeline.storage.system_errors import unreadable
 from pipeline.storage.versions import versions
 
@@ -72,7 +72,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
     InputError
         If a file cannot be read or written.
     """
-    with hdf5.atomic(resolved) as temporary:
+    with atomic_file(resolved) as temporary:
         plain = {**json.loads(json.dumps(config)), "brainweb_dir": ""}
         temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     files = sorted({resolved, *(file for path in sources.files for file in _files_of(path))})
@@ -99,7 +99,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
         "inputs": {str(path): _sha256(path) for path in inputs},
         "files": {str(path): _sha256(path) for path in files},
     }
-    with hdf5.atomic(output) as temporary:
+    with atomic_file(output) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

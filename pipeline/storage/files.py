@@ -16,7 +16,7 @@ from pipeline.storage.system_errors import blame, unreadable
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; rename it on success, delete it on failure.
 
     What a killed process left of the same file is deleted first: of two processes that write it at

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from pipeline.storage.errors import InputError
-from pipeline.storage.files import Sink, atomic, check_readable
+from pipeline.storage.files import Sink, atomic_file, check_readable
 from pipeline.storage.system_errors import unreadable
 from pipeline.storage.versions import versions
 
@@ -118,7 +118,7 @@ def write(
     if not required <= set(arrays) <= set(kind.datasets):
         raise ValueError(f"{kind.name}: {sorted(arrays)} given, {sorted(kind.datasets)} declared")
     with (
-        atomic(path) as temporary,
+        atomic_file(path) as temporary,
         Sink(temporary) as sink,
         h5py.File(sink, "w", libver="v110") as file,  # older formats do not checksum metadata
     ):

@@ -9,7 +9,7 @@ import pytest
 from helpers import hostile_files as files
 from helpers.hostile import link as make_link
 from pipeline.storage.errors import LONGEST, InputError
-from pipeline.storage.files import atomic, make_folder
+from pipeline.storage.files import atomic_file, make_folder
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_links_of_the_user_are_followed(tmp_path, monkeypatch, link, to):
 def test_folders_that_the_user_named_may_be_links(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "mine").symlink_to("disk")
-    with atomic(tmp_path / "mine" / "file") as temporary:
+    with atomic_file(tmp_path / "mine" / "file") as temporary:
         temporary.write_text("text")
     assert (tmp_path / "disk" / "file").read_text() == "text"
 
@@ -40,14 +40,14 @@ def test_folders_that_the_user_named_may_be_links(tmp_path):
 def test_what_a_killed_process_left_is_deleted(tmp_path):
     """Of the same file, and of no other whose name begins alike."""
     command = (
-        "import os, sys; from pathlib import Path; from pipeline.storage.files import atomic\n"
-        "with atomic(Path(sys.argv[1])) as temporary:\n"
+        "import os, sys; from pathlib import Path; from pipeline.storage.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half'); os.kill(os.getpid(), 9)"
     )
     for name in ("a.h5", "a.h5.gz"):
         subprocess.run([sys.executable, "-c", command, str(tmp_path / name)], check=False)
     assert len(list(tmp_path.iterdir())) == 2
-    with atomic(tmp_path / "a.h5") as temporary:
+    with atomic_file(tmp_path / "a.h5") as temporary:
         temporary.write_text("whole")
     kept, left = sorted(tmp_path.iterdir(), reverse=True)
     assert (kept.name, kept.read_text()) == ("a.h5", "whole")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from helpers.paths import ROOT
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
+from pipeline.storage.files import atomic_file
 
 KIND = hdf5.Kind(
     name="toy",
@@ -137,7 +138,7 @@ def test_missing_arrays_are_refused(tmp_path):
 def test_atomic_leaves_nothing_after_an_exception(tmp_path, error):
     path = tmp_path / "file"
     path.write_text("earlier")
-    with pytest.raises(error), hdf5.atomic(path) as temporary:  # noqa: PT012
+    with pytest.raises(error), atomic_file(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise error("where", "problem", "remedy")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "earlier")]

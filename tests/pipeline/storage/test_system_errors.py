@@ -17,7 +17,7 @@ from helpers import hostile_files as files
 from models import checkpoints
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.files import atomic
+from pipeline.storage.files import atomic_file
 from pipeline.storage.kinds import SHARD
 from pipeline.storage.system_errors import unreadable
 
@@ -155,7 +155,7 @@ def test_weights_that_cannot_be_opened_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOMEM])
 def test_writing_blames_the_same(tmp_path, number):
-    with pytest.raises(InputError) as caught, atomic(tmp_path / "file"):
+    with pytest.raises(InputError) as caught, atomic_file(tmp_path / "file"):
         failing(number)()
     text = str(caught.value)
     assert "cannot be written (" in text
