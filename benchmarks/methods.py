@@ -28,7 +28,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.dataset import Batch, Scales, ShardSlices
-from models.draws import generator
+from models.draws import keyed_rng
 from models.loader import batches
 from models.registry import METHODS, build
 from models.settings import FinalSampling, Network
@@ -92,7 +92,7 @@ def measure(name: str, paths: list[Path], batch: int, turns: int, threads: int) 
     slices = first_batch(paths, batch, own["conditioning"])
 
     def train() -> None:
-        draws = [generator(0, *key) for key in slices.keys]
+        draws = [keyed_rng(0, *key) for key in slices.keys]
         for part, losses in method.training_step(slices, draws):
             optimisers[part].zero_grad()
             losses["loss"].backward()

@@ -13,8 +13,8 @@ def seed_of(*key: str | int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def generator(*key: str | int) -> torch.Generator:
-    """Make a generator on the CPU, so that a key means the same numbers on every device."""
+def keyed_rng(*key: str | int) -> torch.Generator:
+    """Give random numbers made on the CPU, so that a key means the same on every device."""
     return torch.Generator().manual_seed(seed_of(*key))
 
 

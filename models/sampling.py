@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.dataset import SliceKey
-from models.draws import generator, normal_like
+from models.draws import keyed_rng, normal_like
 from models.methods.base import check_finite
 from models.settings import Sampling
 from pipeline.jobs.noise import NoiseSchedule, alphas_cumprod, betas
@@ -83,7 +83,7 @@ def sample(
 ) -> Tensor:
     """Run the reverse process from pure noise.
 
-    All noise of a sample, that of every step included, comes from a generator of its own, keyed by
+    All noise of a sample, that of every step included, is drawn by an rng of its own, keyed by
     (seed, subject, rotation, slice, number): it does not depend on the batch. At every step the
     estimate of x_0 is kept inside the data's range, [-1, 1].
 
@@ -116,7 +116,7 @@ def sample(
         If the denoiser or the sampler gives pixels that are not finite: names sampler, step, slice.
     """
     scheduler, options = make_sampler(schedule, sampling)
-    draws = [generator(seed, "sample", *key, number) for key in keys]
+    draws = [keyed_rng(seed, "sample", *key, number) for key in keys]
     if sampling.sampler != "dpm-solver++":  # which draws nothing but its start
         options["generator"] = draws
     x = normal_like(like, draws)

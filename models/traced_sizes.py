@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.dataset import Batch, SliceKey
-from models.draws import generator
+from models.draws import keyed_rng
 from models.methods.base import Method, trainable_parameters
 from models.network_sizes import Size
 from models.registry import build
@@ -70,7 +70,7 @@ def _kept(method: Method, size: int, channels: int) -> int:
         torch.empty(SLICES, channels, size, size), torch.empty(SLICES, 1, size, size), keys
     )
     with torch.device("cpu"):
-        draws = [generator(0, *key) for key in keys]
+        draws = [keyed_rng(0, *key) for key in keys]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         list(method.training_step(batch, draws))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // (4 * SLICES)

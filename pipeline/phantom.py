@@ -8,7 +8,7 @@ import brainweb
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from pipeline.jobs.seeds import generator
+from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import LABELS, PHANTOM
@@ -63,7 +63,7 @@ def add_texture(
     sigma_voxels : float
         Standard deviation of the Gaussian that smooths r.
     rng
-        From `pipeline.jobs.seeds.generator`.
+        From `pipeline.jobs.seeds.keyed_rng`.
     """
     noise = rng.random(activity.shape, dtype=np.float32)
     noise = gaussian_filter(noise, sigma_voxels, mode="constant")
@@ -91,7 +91,7 @@ def phantom(labels: Path, output: Path, subject: str, seed: int, texture: Textur
     classes = np.ascontiguousarray(arrays["labels"][:, ::-1, ::-1])
     activity = class_values(brainweb.FDG).take(classes)
     if texture.fraction > 0:
-        rng = generator(seed, "texture", subject)
+        rng = keyed_rng(seed, "texture", subject)
         activity = add_texture(activity, texture.fraction, texture.sigma_voxels, rng)
     hdf5.write(
         output,

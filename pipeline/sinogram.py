@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.jobs.seeds import generator
+from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
 from pipeline.tomography.forward_model import ForwardModel, Simulation
@@ -42,7 +42,7 @@ def poisson_counts(
     expected: np.ndarray, seed: int, subject: str, rotation: int, slice_index: int
 ) -> np.ndarray:
     """Poisson counts (view, radial) uint32 of one slice; the draw belongs to that slice alone."""
-    rng = generator(seed, "poisson", subject, rotation, slice_index)
+    rng = keyed_rng(seed, "poisson", subject, rotation, slice_index)
     return rng.poisson(expected.astype(np.float64)).astype(np.uint32)
 
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from scipy.ndimage import affine_transform, convolve1d
 
-from pipeline.jobs.seeds import generator
+from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import PHANTOM, SLICES
@@ -26,7 +26,7 @@ GREY_MATTER, WHITE_MATTER = 2, 3
 
 def rotation_angles_deg(rotations: int, max_deg: float, seed: int, subject: str) -> np.ndarray:
     """Angles (rotations,) of a subject: the first 0, the others uniform in +-max_deg."""
-    drawn = generator(seed, "rotation", subject).uniform(-max_deg, max_deg, rotations)
+    drawn = keyed_rng(seed, "rotation", subject).uniform(-max_deg, max_deg, rotations)
     drawn[0] = 0
     return drawn.astype(np.float32)
 

@@ -6,7 +6,7 @@ from torch import nn
 def initialise(module: nn.Module) -> None:
     """Draw one module's weights as Isola et al. (2017): N(0, 0.02), of batch norms N(1, 0.02).
 
-    Biases are zero. Draws come from PyTorch's global generator.
+    Biases are zero. Draws come from PyTorch's global random numbers.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
         mean = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0

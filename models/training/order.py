@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from models.draws import generator
+from models.draws import keyed_rng
 
 
 class BatchOrder(Sampler[list[int]]):
@@ -45,7 +45,7 @@ class BatchOrder(Sampler[list[int]]):
         """Give the joint batch of a step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            draw = generator(self.seed, "epoch", epoch)
+            draw = keyed_rng(self.seed, "epoch", epoch)
             self._epoch, self._order = epoch, torch.randperm(self.count, generator=draw).tolist()
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 

@@ -20,8 +20,8 @@ from models.channels import CHANNELS
 from models.checkpoints import Metadata
 from models.registry import METHODS, load
 from models.settings import Training
-from pipeline.jobs import code_hash
 from pipeline.jobs.experiment import TRAINING_DECIDES
+from pipeline.jobs.used_code import code_hash
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import Sink, atomic_file, check_readable
@@ -71,7 +71,7 @@ def _contents(path: Path, conditioning: Sequence[str]) -> list[Any]:
 def code_of(metadata: Metadata) -> str:
     """Hash the code that decides a model's weights, its method's and no other's among it."""
     methods = [metadata.method, *filter(None, [load(metadata.method).features_of])]
-    return code_hash.code_hash("train.py", *(METHODS[name] for name in methods))
+    return code_hash("train.py", *(METHODS[name] for name in methods))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from models import checkpoints
 from models.checkpoints import Metadata
 from models.dataset import Batch, Scales, ShardSlices
 from models.devices import combined, make_fabric, to_device
-from models.draws import generator, seed_of
+from models.draws import keyed_rng, seed_of
 from models.loader import batches
 from models.methods.base import MethodSettings, Objective, trainable_parameters
 from models.registry import build, load
@@ -186,7 +186,7 @@ class Run:
         weight = self.order.weight(self.step)
         for part in self.parts:
             part.wrapped.train()
-        draws = [generator(self.seed, "step", self.step, *key) for key in batch.keys]
+        draws = [keyed_rng(self.seed, "step", self.step, *key) for key in batch.keys]
         objectives = self.method.training_step(batch, draws)
         while (objective := self._next(objectives)) is not None:
             losses = objective.losses

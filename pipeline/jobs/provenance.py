@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import yaml
 
-from pipeline.jobs.code_hash import ROOT, code_hash
+from pipeline.jobs.used_code import ROOT, code_hash
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError, escape_printing
 from pipeline.storage.files import atomic_file, check_readable

@@ -1,12 +1,12 @@
-"""Random generators keyed by what they are for, never by the order in which jobs run."""
+"""Random number generators keyed by what they are for, never by the order in which jobs run."""
 
 import zlib
 
 import numpy as np
 
 
-def generator(seed: int, purpose: str, subject: str, *numbers: int) -> np.random.Generator:
-    """Return the generator of one draw.
+def keyed_rng(seed: int, purpose: str, subject: str, *numbers: int) -> np.random.Generator:
+    """Return the random number generator of one draw.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.jobs.seeds import generator
+from pipeline.jobs.seeds import keyed_rng
 from pipeline.sources.base import Facts
 from pipeline.sources.labels import CLASSES, write_labels
 from pipeline.storage.errors import InputError
@@ -80,7 +80,7 @@ def make_labels(subject: str, seed: int) -> np.ndarray:
         Classes of `pipeline.sources.labels.CLASSES`: background, CSF, GM, WM, muscle/skin and
         skull; RAS+ orientation, voxels of 1 mm.
     """
-    grey_matter, white_matter = _deform(template(), generator(seed, "mni152", subject))
+    grey_matter, white_matter = _deform(template(), keyed_rng(seed, "mni152", subject))
     distance_mm = _distance_to_brain(grey_matter + white_matter > 0.5)
 
     other = 1 - grey_matter - white_matter

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.memory import configuration
 from models.dataset import Batch, SliceKey
-from models.draws import generator
+from models.draws import keyed_rng
 from models.methods.pnpnet import PnPNet
 from models.network_sizes import SIZES, size_of
 from models.registry import METHODS, build
@@ -61,7 +61,7 @@ def kept_numbers(method, size, channels, slices=4):
     keys = [SliceKey("subject04", 0, number) for number in range(slices)]
     inputs, image = torch.rand(slices, channels, size, size), torch.rand(slices, 1, size, size)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        draws = [generator(0, *key) for key in keys]
+        draws = [keyed_rng(0, *key) for key in keys]
         for objective in method.training_step(Batch(inputs, image, keys), draws):
             objective.losses["loss"].backward(retain_graph=True)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 4 / slices

@@ -19,8 +19,8 @@ from pipeline.jobs import memory
 from models import memory as model_memory
 from models.channels import CHANNELS
 from models.registry import METHODS
-from pipeline.jobs.code_hash import code_hash
 from models.configuration import schema
+from pipeline.jobs.used_code import code_hash
 from pipeline.jobs.config import check
 from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError

@@ -6,7 +6,7 @@ import torch
 
 from helpers.small_models import NETWORK, SAMPLING, SIZE, own_settings
 from models.dataset import Batch, SliceKey, to_signed
-from models.draws import generator
+from models.draws import keyed_rng
 from models.methods.cdpm import CDPM, Condition
 from models.methods.legopet import LegoPET
 from models.methods.pnpnet import PnPNet
@@ -36,7 +36,7 @@ def images(n=4, seed=0, channels=1):
 
 
 def loss_of(method, batch, *key):
-    (objective,) = method.training_step(batch, [generator(*key, *k) for k in batch.keys])
+    (objective,) = method.training_step(batch, [keyed_rng(*key, *k) for k in batch.keys])
     assert objective.part == "network"
     return objective.losses["loss"]
 

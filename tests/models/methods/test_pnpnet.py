@@ -5,8 +5,8 @@ from models.methods.pnpnet import dwt_loss, regression_loss
 
 
 def images(n=3, size=16):
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(2, n, 1, size, size, generator=generator).unbind()
+    draw = torch.Generator().manual_seed(1)
+    return torch.rand(2, n, 1, size, size, generator=draw).unbind()
 
 
 @pytest.mark.parametrize("wavelet", ["haar", "db2", "sym4"])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from helpers.small_models import GAN_SIZE, NETWORK, make_shard, settings
 from helpers.trainings import Killed, die_at_call, kept, kill, rows, run, split, working
 from models import checkpoints
-from models.draws import generator
+from models.draws import keyed_rng
 from models.methods.base import Objective
 from models.methods.pnpnet import PnPNet
 from models.training import resume
@@ -68,7 +68,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, method):
     config["methods"][method]["keep_every_epochs"] = 2
     options = {"model": method, "config": config}
     whole = run(tmp_path, data, "whole", **options)
-    steps = torch.randperm(9, generator=generator(method))[:3].sort().values.tolist()
+    steps = torch.randperm(9, generator=keyed_rng(method))[:3].sort().values.tolist()
     for done, step in zip([0, *steps], steps, strict=False):
         # A resumed run begins at the last checkpoint, at an even step.
         calls = step - done // 2 * 2

@@ -5,8 +5,8 @@ import pytest
 from helpers.configurations import SCHEMA, changed
 from helpers.paths import ROOT
 from pipeline.jobs import memory
-from pipeline.jobs.code_hash import REFERENCE, code_hash
 from pipeline.jobs.config import check
+from pipeline.jobs.used_code import REFERENCE, code_hash
 from pipeline.sources.registry import SOURCES, facts, load
 from pipeline.storage.errors import InputError
 

@@ -222,7 +222,7 @@ def _names(node: ast.AST, local: frozenset[str] = frozenset()) -> Iterator[tuple
             yield from _names(part, local | arguments | _bound(body))
     elif not _has_no_effect(node):
         if isinstance(node, COMPREHENSIONS):
-            local |= _bound([generator.target for generator in node.generators])
+            local |= _bound([clause.target for clause in node.generators])
         for name, value in ast.iter_fields(node):
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, ast.AST) and name not in HINTS:

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.paths import ROOT
 from models.registry import METHODS
-from pipeline.jobs import code_hash as hashing
+from pipeline.jobs import used_code
 
 SCRIPTS = sorted((ROOT / "workflow" / "scripts").glob("*.py"))
 
@@ -65,14 +65,14 @@ def tree(tmp_path, monkeypatch):
 
 
 def take(folder, monkeypatch):
-    monkeypatch.setattr(hashing, "ROOT", folder)
-    monkeypatch.setattr(hashing, "SCRIPTS", folder / "workflow" / "scripts")
+    monkeypatch.setattr(used_code, "ROOT", folder)
+    monkeypatch.setattr(used_code, "SCRIPTS", folder / "workflow" / "scripts")
     forget()
 
 
 def forget():
-    hashing.code_hash.cache_clear()
-    hashing._module.cache_clear()
+    used_code.code_hash.cache_clear()
+    used_code._module.cache_clear()
 
 
 RULES = {
@@ -88,7 +88,7 @@ RULES = {
 def hashes():
     """Hash of each rule, as a new process would find it."""
     forget()
-    return {name: hashing.code_hash(*roots) for name, roots in RULES.items()}
+    return {name: used_code.code_hash(*roots) for name, roots in RULES.items()}
 
 
 SCALED = {"scale", "grid", "train", "train a"}
@@ -147,27 +147,27 @@ def test_hash_does_not_depend_on_the_folder(tree, tmp_path_factory, monkeypatch)
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_every_script_has_a_hash(script):
-    assert re.fullmatch(r"[0-9a-f]{16}", hashing.code_hash(script.name))
+    assert re.fullmatch(r"[0-9a-f]{16}", used_code.code_hash(script.name))
 
 
 def test_entries_of_the_registry_are_code():
-    found = {hashing.code_hash("train.py", entry) for entry in METHODS.values()}
+    found = {used_code.code_hash("train.py", entry) for entry in METHODS.values()}
     assert len(found) == len(METHODS)
-    assert all(hashing.REFERENCE.fullmatch(entry) for entry in METHODS.values())
+    assert all(used_code.REFERENCE.fullmatch(entry) for entry in METHODS.values())
 
 
 def test_modules_that_are_left_out_exist():
-    for module in hashing.WITHOUT_EFFECT:
+    for module in used_code.WITHOUT_EFFECT:
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
 
 
-@pytest.mark.parametrize("folder", hashing.PACKAGES)
+@pytest.mark.parametrize("folder", used_code.PACKAGES)
 def test_imports_are_of_the_kinds_that_the_hash_follows(folder):
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             relative = isinstance(node, ast.ImportFrom) and node.level
             dotted = isinstance(node, ast.Import) and any(
-                name.name.split(".")[0] in hashing.PACKAGES and not name.asname
+                name.name.split(".")[0] in used_code.PACKAGES and not name.asname
                 for name in node.names
             )
             assert not relative, f"{path}:{node.lineno}"
