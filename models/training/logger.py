@@ -16,7 +16,7 @@ from pipeline.storage.files import atomic_file, writing
 
 log = logging.getLogger(__name__)
 
-QUALITY = (
+VALIDATED = (
     "validation_psnr_db",
     "validation_ssim",
     "validation_ema_psnr_db",
@@ -29,9 +29,9 @@ class RunLog:
 
     Columns: ``step`` (steps done), ``epoch`` (epochs done), the loss terms and the gradient's norm
     (means over the steps since the last row), ``learning_rate``, ``slices_per_second``, ``seconds``
-    (training time over all restarts) and the `QUALITY` on the validation slices, of the weights and
-    of their moving average (empty where there was none). Beside the CSV file, TensorBoard gets the
-    same numbers if it is installed.
+    (training time over all restarts) and the `VALIDATED` on the validation slices, of the weights
+    and of their moving average (empty where there was none). Beside the CSV file, TensorBoard gets
+    the same numbers if it is installed.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ class RunLog:
         self.bar.update()
 
     def row(
-        self, step: int, epoch: int, learning_rate: float, quality: Mapping[str, float]
+        self, step: int, epoch: int, learning_rate: float, validated: Mapping[str, float]
     ) -> None:
-        """Write a row and start the next average; ``quality`` holds some of `QUALITY`."""
+        """Write a row and start the next average; ``validated`` holds some of `VALIDATED`."""
         means = {name: total / self.steps for name, total in self.sums.items()}
         row = {
             "step": step,
@@ -90,7 +90,7 @@ class RunLog:
             "learning_rate": f"{learning_rate:.8g}",
             "slices_per_second": f"{self._rate():.2f}",
             "seconds": f"{self.seconds:.1f}",
-            **{name: f"{quality[name]:.6g}" if name in quality else "" for name in QUALITY},
+            **{name: f"{validated[name]:.6g}" if name in validated else "" for name in VALIDATED},
         }
         new = not self.path.exists()
         with writing(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
