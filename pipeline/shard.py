@@ -79,11 +79,8 @@ def block_mean(images: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _check_same_slices(slices_file: h5py.File, other: h5py.File) -> None:
-    same = all(
-        np.array_equal(hdf5.finite(slices_file[name]), hdf5.finite(other[name]))
-        for name in SLICE_IDENTITY
-    ) and all(slices_file.attrs[name] == other.attrs[name] for name in SUBJECT_FACTS)
-    if not same:
+    same_subject = all(slices_file.attrs[name] == other.attrs[name] for name in SUBJECT_FACTS)
+    if not (hdf5.same_slices(slices_file, other, SLICE_IDENTITY) and same_subject):
         raise InputError(
             other.filename,
             f"does not hold the slices of {slices_file.filename}",

@@ -7,7 +7,7 @@ A `Kind` declares what a file holds; `write` puts all of it under the final name
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,6 +293,19 @@ def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
         count = np.count_nonzero(~np.isfinite(array))
         raise InputError(path, f"dataset '{dataset.name}' has {count} non-finite values", remedy)
     return array
+
+
+def same_slices(
+    one: h5py.File, other: h5py.File, names: Iterable[str] = ("rotation", "slice_index")
+) -> bool:
+    """Whether two open files hold the same slices, in the same order, by what names them.
+
+    Raises
+    ------
+    InputError
+        If one of these datasets is damaged or not finite.
+    """
+    return all(np.array_equal(finite(one[name]), finite(other[name])) for name in names)
 
 
 def _mending(dataset: h5py.Dataset) -> tuple[str, str]:
