@@ -106,7 +106,7 @@ def _squared_error(images: Tensor, references: Tensor) -> Tensor:
 # --- posterior samples -----------------------------------------------------------------------
 
 
-def sd_error_correlation(deviations: Tensor, errors: Tensor, mask: Tensor) -> Tensor:
+def sd_error_correlation(deviations: Tensor, errors: Tensor, mask: Tensor | None = None) -> Tensor:
     """Correlate the posterior's standard deviation with the error of its mean, over pixels.
 
     Parameters
@@ -115,8 +115,8 @@ def sd_error_correlation(deviations: Tensor, errors: Tensor, mask: Tensor) -> Te
         (N, 1, H, W): standard deviation of the samples.
     errors : Tensor
         (N, 1, H, W): |mean of the samples - reference|, in any unit.
-    mask : Tensor
-        (N, 1, H, W) bool: the pixels that count.
+    mask : Tensor, optional
+        (N, 1, H, W) bool: the pixels that count; all without it.
 
     Returns
     -------
@@ -128,7 +128,9 @@ def sd_error_correlation(deviations: Tensor, errors: Tensor, mask: Tensor) -> Te
     return covariance / torch.sqrt(region_mean(x * x, mask) * region_mean(y * y, mask))
 
 
-def interval_coverage(samples: Tensor, references: Tensor, mask: Tensor) -> dict[float, Tensor]:
+def interval_coverage(
+    samples: Tensor, references: Tensor, mask: Tensor | None = None
+) -> dict[float, Tensor]:
     """Count the pixels whose reference lies inside central intervals of the samples.
 
     The interval from the j-th smallest to the j-th largest of K samples, ends included, holds a
@@ -139,8 +141,10 @@ def interval_coverage(samples: Tensor, references: Tensor, mask: Tensor) -> dict
     ----------
     samples : Tensor
         (N, K, H, W).
-    references, mask : Tensor
-        (N, 1, H, W); the mask, bool, has the pixels that count.
+    references : Tensor
+        (N, 1, H, W).
+    mask : Tensor, optional
+        (N, 1, H, W) bool: the pixels that count; all without it.
 
     Returns
     -------
@@ -186,22 +190,22 @@ def _tissue_mean(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def contrast_recovery(
-    image: tuple[np.ndarray, np.ndarray], truth: tuple[np.ndarray, np.ndarray]
+    means: tuple[np.ndarray, np.ndarray], true_means: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """Compute (GM/WM - 1) of images over (GM/WM - 1) of the noise-free truth.
+    """Compute (GM/WM - 1) of images over (GM/WM - 1) of the noise-free activity.
 
     Parameters
     ----------
-    image, truth : tuple of ndarray
+    means, true_means : tuple of ndarray
         Mean activity in grey and white matter, (N,) each, from `tissue_means`.
 
     Returns
     -------
     ndarray
-        (N,): 1 is full recovery; NaN where the truth has less contrast than `MIN_TRUE_CONTRAST` or
-        lacks a tissue, or where the image's mean of white matter is zero.
+        (N,): 1 is full recovery; NaN where the activity has less contrast than `MIN_TRUE_CONTRAST`
+        or lacks a tissue, or where the image's mean of white matter is zero.
     """
     contrast, true_contrast = (
-        grey / np.where(white == 0, np.nan, white) - 1 for grey, white in (image, truth)
+        grey / np.where(white == 0, np.nan, white) - 1 for grey, white in (means, true_means)
     )
     return contrast / np.where(true_contrast >= MIN_TRUE_CONTRAST, true_contrast, np.nan)

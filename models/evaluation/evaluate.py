@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from models.dataset import Scales, subject_of
-from models.evaluation.measure import Slices, activity, quality, rows_of_model, tidy
-from models.evaluation.metrics_table import REFERENCES, write_table
+from models.evaluation.catalogue import REFERENCES, TRUTH
+from models.evaluation.measure import measure, rows_of_model, tidy
+from models.evaluation.metrics_table import write_table
+from models.evaluation.slices import Slices
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
@@ -68,9 +70,7 @@ def _rows(
 def _matching(file: h5py.File, shard: h5py.File, model: str, scales: Scales) -> h5py.File:
     """Give a reconstruction, if it is that of the shard by the model."""
     remedy = "delete it and run rule 'reconstruct' again"
-    same_slices = subject_of(file) == subject_of(shard) and all(
-        np.array_equal(shard[name][()], file[name][()]) for name in ("rotation", "slice_index")
-    )
+    same_slices = subject_of(file) == subject_of(shard) and hdf5.same_slices(file, shard)
     if not same_slices or float(file.attrs["activity_scale"]) != scales.activity:
         problem = f"was made of other slices or with another scale than {shard.filename}"
         raise InputError(file.filename, problem, remedy)
@@ -88,9 +88,9 @@ def _samples(file: h5py.File, rows: np.ndarray) -> np.ndarray:
 
 def _rows_of_shard(slices: Slices, scales: Scales) -> Iterator[pd.DataFrame]:
     for model, images, references in (
-        ("FBP", slices.fbp, REFERENCES),
-        ("OSEM", slices.osem, ("truth",)),
+        ("FBP", slices.fbp, tuple(REFERENCES)),
+        ("OSEM", slices.osem, (TRUTH,)),
     ):
         origin = {"model": model, "method": model, "estimate": "single"}
-        values = quality(images, slices, scales, references) | activity(images, slices)
+        values = measure(images, slices, scales, references=references)
         yield tidy(slices, origin, values)

@@ -1,67 +1,33 @@
 """What is measured of reconstructed slices, and the rows of the table that hold it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from models import metrics
-from models.dataset import Scales, subject_of
-from models.evaluation.metrics_table import COLUMNS, EVERYWHERE, REFERENCES, REGIONS
-from pipeline.storage import hdf5
+from models.dataset import Scales
+from models.evaluation import catalogue, compute
+from models.evaluation.catalogue import IMAGES, REFERENCES, SAMPLES, Key
+from models.evaluation.compute import Compared
+from models.evaluation.metrics_table import COLUMNS
+from models.evaluation.slices import Slices
 from pipeline.storage.errors import InputError
 
-Values = dict[tuple[str, str, str], np.ndarray]
-"""(metric, reference, region) -> one value a slice, (N,); NaN where it does not exist.
-
-What `EVERYWHERE` names always exists.
-"""
+Values = dict[Key, np.ndarray]
+"""One value a slice, (N,); NaN where it does not exist."""
 
 
-@dataclass(frozen=True)
-class Slices:
-    """N slices of a shard: what names them, (N,), and images, (N, y, x) in activity units."""
-
-    subject: str
-    rotation: np.ndarray
-    rotation_deg: np.ndarray
-    slice_index: np.ndarray
-    osem: np.ndarray
-    fbp: np.ndarray
-    truth: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def read(cls, shard: h5py.File, rows: np.ndarray) -> "Slices":
-        """Read rows, in ascending order, of an open shard.
-
-        Raises
-        ------
-        InputError
-            If a dataset is damaged or not finite.
-        """
-        names = ("rotation", "rotation_deg", "slice_index", "osem", "fbp", "activity", "labels")
-        return cls(subject_of(shard), *(hdf5.finite(shard[name], rows) for name in names))
-
-    @property
-    def head(self) -> Tensor:
-        """(N, 1, y, x) bool: pixels with a BrainWeb label above 0."""
-        return torch.from_numpy(self.labels > 0)[:, None]
-
-
-def quality(
+def measure(
     images: np.ndarray,
     slices: Slices,
     scales: Scales,
-    references: Sequence[str] = REFERENCES,
-    regions: Sequence[str] = REGIONS,
+    *,
+    samples: np.ndarray | None = None,
+    references: Sequence[str] = tuple(REFERENCES),
+    regions: Sequence[str] | None = None,
 ) -> Values:
-    """Compute PSNR, SSIM and NRMSE of images.
+    """Compute the metrics of the catalogue.
 
     Parameters
     ----------
@@ -71,56 +37,25 @@ def quality(
         The N slices that they show.
     scales : Scales
         Of the training split: a data range of 1 is its largest activity.
+    samples : ndarray, optional
+        (N, K, y, x), activity units, K > 1: what the images are the means of.
     references : sequence of str
-        Of "osem" and "truth".
-    regions : sequence of str
-        Of "image" and "head".
+        Of "osem" and "truth"; metrics without a reference are always computed.
+    regions : sequence of str, optional
+        All without it.
     """
-    x = _normalised(images, scales)
+    measured = {IMAGES} if samples is None else {IMAGES, SAMPLES}
+    compared = {name: Compared(images, slices, scales, name, samples) for name in ("", *references)}
     values: Values = {}
-    for reference in references:
-        y = _normalised(getattr(slices, reference), scales)
-        similarity = metrics.ssim_map(x, y)
-        for region in regions:
-            mask = slices.head if region == "head" else None
-            found = {
-                "psnr_db": metrics.psnr_db(x, y, mask),
-                "ssim": metrics.region_mean(similarity, mask),
-                "nrmse": metrics.nrmse(x, y, mask),
-            }
-            values |= {(name, reference, region): v.numpy() for name, v in found.items()}
+    for metric, (name, reference, region) in catalogue.ordered():
+        asked = reference in compared and (regions is None or region in regions)
+        if asked and metric.of in measured:
+            found = getattr(compute, name)(compared[reference], region)
+            levels = found if isinstance(found, dict) else {None: found}
+            for level, value in levels.items():
+                full_name = name if level is None else f"{name}_{level:.3f}"
+                values[full_name, reference, region] = np.asarray(value)
     return values
-
-
-def activity(images: np.ndarray, slices: Slices) -> Values:
-    """Compare grey and white matter of images, (N, y, x) in activity units, with the truth's."""
-    means = metrics.tissue_means(images, slices.labels)
-    true_means = metrics.tissue_means(slices.truth, slices.labels)
-    values: Values = {}
-    for tissue, mean, true_mean in zip(("grey", "white"), means, true_means, strict=True):
-        values["mean", "", tissue] = mean
-        values["mean_error", "truth", tissue] = mean - true_mean
-    values["contrast_recovery", "truth", ""] = metrics.contrast_recovery(means, true_means)
-    return values
-
-
-def posterior(samples: np.ndarray, slices: Slices) -> Values:
-    """Ask whether K > 1 samples, (N, K, y, x) in activity units, spread as much as they err."""
-    draws, head = torch.from_numpy(samples), slices.head
-    mean, deviation = draws.mean(dim=1, keepdim=True), draws.std(dim=1, keepdim=True)
-    found = {("sd_mean", "", "head"): metrics.region_mean(deviation, head)}
-    for name in REFERENCES:
-        reference = torch.from_numpy(getattr(slices, name))[:, None]
-        correlation = metrics.sd_error_correlation(deviation, (mean - reference).abs(), head)
-        found["sd_error_correlation", name, "head"] = correlation
-        for level, share in metrics.interval_coverage(draws, reference, head).items():
-            found[f"coverage_{level:.3f}", name, "head"] = share
-    return {key: value.numpy() for key, value in found.items()}
-
-
-def _normalised(images: np.ndarray, scales: Scales) -> Tensor:
-    """(N, y, x) in activity units -> (N, 1, y, x) in [0, 1] units."""
-    return torch.from_numpy(images / np.float32(scales.activity))[:, None]
 
 
 def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFrame:
@@ -134,7 +69,7 @@ def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFr
         How the images were made: the columns from ``model`` to ``sampling_seed``, absent where
         they do not apply. See `origin_of`.
     values : Values
-        From `quality` and its like.
+        From `measure`.
 
     Returns
     -------
@@ -161,16 +96,16 @@ def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFr
 
 
 def _check_numbers(slices: Slices, origin: Mapping[str, Any], values: Values) -> None:
-    for (metric, _, region), found in values.items():
+    for key, found in values.items():
         bad = np.flatnonzero(np.isnan(found))
-        if (metric, region) in EVERYWHERE and len(bad):
+        if catalogue.exists_always(key) and len(bad):
             names = "; ".join(
                 f"{slices.subject}, rotation {slices.rotation[n]}, slice {slices.slice_index[n]}"
                 for n in bad
             )
             raise InputError(
                 f"images by {origin['model']}",
-                f"their {metric} is not a number on {names}",
+                f"their {key[0]} is not a number on {names}",
                 "look for pixels that are not numbers in these images and the shard's, and make "
                 "them again",
             )
@@ -212,15 +147,12 @@ def rows_of_model(
     samples : ndarray
         (N, K, y, x), activity units.
     slices, scales
-        As in `quality`.
+        As in `measure`.
     attributes : mapping
         See `origin_of`.
     """
-    images = {"single": samples[:, 0]}
+    single = measure(samples[:, 0], slices, scales)
+    yield tidy(slices, origin_of(attributes, "single"), single)
     if samples.shape[1] > 1:
-        images["mean"] = samples.mean(axis=1)
-    for estimate, image in images.items():
-        values = quality(image, slices, scales) | activity(image, slices)
-        if estimate == "mean":
-            values |= posterior(samples, slices)
-        yield tidy(slices, origin_of(attributes, estimate), values)
+        mean = measure(samples.mean(axis=1), slices, scales, samples=samples)
+        yield tidy(slices, origin_of(attributes, "mean"), mean)

@@ -39,21 +39,13 @@ COLUMNS = {
     "samples": "Int64",  # of which the image is the mean
     "sampling_seed": "Int64",
     "metric": "str",
-    "reference": "str",  # osem, truth, or none
-    "region": "str",  # image, head (BrainWeb labels above 0), grey or white matter, or none
-    "value": "float64",  # dB, 1, activity units or s, as the metric is
+    "reference": "str",
+    "region": "str",
+    "value": "float64",  # in the metric's unit
 }
-"""Columns of the table and their types; empty where they do not apply."""
+"""Columns of the table and their types; empty where they do not apply.
 
-REFERENCES = ("osem", "truth")
-REGIONS = ("image", "head")
-"""What images are compared with, and where; other regions are of single metrics."""
-
-EVERYWHERE = {("psnr_db", "image"), ("ssim", "image"), ("reconstruction_seconds", "")}
-"""Metrics and regions that have a value for every slice.
-
-The others do not exist where a slice lacks the tissue, contrast, spread or signal that they are
-about, and have no line there. No line is left out for another reason.
+Metrics, references and regions are those of `models.evaluation.catalogue`.
 """
 
 PART = 500_000

@@ -12,8 +12,9 @@ import typer
 
 from models.configuration import read_configuration
 from models.dataset import SliceKey
-from models.evaluation.measure import Slices, rows_of_model
+from models.evaluation.measure import rows_of_model
 from models.evaluation.metrics_table import read_parts
+from models.evaluation.slices import Slices
 from models.reconstruct import Reconstructor
 from models.settings import Settings
 from pipeline.jobs.experiment import models_of

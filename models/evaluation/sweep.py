@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.evaluation.measure import Slices, origin_of, quality, tidy
+from models.evaluation.measure import measure, origin_of, tidy
 from models.evaluation.metrics_table import write_table
+from models.evaluation.slices import Slices
 from models.reconstruct import Reconstructor
 from models.settings import Settings, Sweep
 from pipeline.storage import hdf5
@@ -33,8 +34,8 @@ def sweep(
     shard_paths : sequence of path
         Subjects.
     output : Path
-        CSV, columns as `models.evaluation.metrics_table.COLUMNS`: PSNR, SSIM and NRMSE of whole
-        images against both references, and ``reconstruction_seconds``, the mean time per slice.
+        CSV, columns as `models.evaluation.metrics_table.COLUMNS`: the metrics of whole images
+        against both references, and ``reconstruction_seconds``, the mean time per slice.
     settings : Settings
     varied : Sweep
         How many slices of each subject, and what replaces the settings' sampling.
@@ -61,7 +62,7 @@ def sweep(
                 seconds = (time.perf_counter() - start) / len(chosen)
                 with hdf5.opened(shard_path, SHARD) as shard:
                     found = Slices.read(shard, np.array(chosen))
-                values = quality(images, found, model.metadata.scales, regions=("image",))
+                values = measure(images, found, model.metadata.scales, regions=("image",))
                 values["reconstruction_seconds", "", ""] = np.full(len(chosen), seconds)
                 facts = model.facts(sampling)
                 estimate = "mean" if facts["samples"] > 1 else "single"

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from models.evaluation.catalogue import OSEM, TRUTH
 from models.report.drawing import COLOURS, read, remedy, style
 from pipeline.storage.errors import InputError
 
-REFERENCES = {"osem": "against the OSEM reference", "truth": "against the noise-free truth"}
+TITLES = {OSEM: "against the OSEM reference", TRUTH: "against the noise-free truth"}
 
 
 def training_curves(logs: Mapping[str, Path]) -> Figure:
@@ -87,7 +88,7 @@ def calibration(metrics: Path) -> Figure:
     covered = table.assign(level=level).groupby(["reference", "model", "level"])["value"].mean()
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     axes = figure.subplots(1, 2)
-    for axis, (reference, title) in zip(axes, REFERENCES.items(), strict=True):
+    for axis, (reference, title) in zip(axes, TITLES.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="grey", linewidth=1, label="calibrated")
         for n, model in enumerate(table["model"].unique()):
             curve = covered.xs((reference, model))

@@ -18,11 +18,13 @@ from numpy.typing import ArrayLike
 
 from models import metrics
 from models.dataset import Scales, SliceKey, subject_of
+from models.evaluation import catalogue
+from models.evaluation.catalogue import TRUTH
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
 
-REFERENCE, TRUTH, DEVIATION = "OSEM (reference)", "truth", "standard deviation"
+REFERENCE, DEVIATION = "OSEM (reference)", "standard deviation"
 
 MAX_COLUMNS = 7
 """Images side by side in the panel; with more, the text would be illegible on a page."""
@@ -102,7 +104,7 @@ def _read_example(
             "FBP": hdf5.finite(shard["fbp"], row),
         }
         for model, paths in reconstructions.items():
-            file = _reconstruction_of(stack, shard, row, model, paths)
+            file = _reconstruction_of(stack, shard, model, paths)
             if "samples" in file:
                 images[model] = hdf5.finite(file["samples"], (row, 0))
             else:
@@ -146,20 +148,23 @@ def _draw_example(
         if title != REFERENCE:
             squared = _squared_error(example, title, scales)
             error = _draw_image(below, squared, "inferno", largest_error)
-            below.set_xlabel(_quality(example, title, scales), fontsize=9)
+            below.set_xlabel(_scores(example, title, scales), fontsize=9)
     for above, below in axes[:, -1].reshape(-1, 2):
         figure.colorbar(shown, ax=above, label="activity [a.u.]", extend="both")
         label = "squared error\n[(activity / max)²]"
         figure.colorbar(error, ax=below, label=label, extend="max")
 
 
-def _quality(example: _Example, title: str, scales: Scales) -> str:
+def _scores(example: _Example, title: str, scales: Scales) -> str:
     image, reference = (
         torch.from_numpy(example.images[name] / np.float32(scales.activity))[None, None]
         for name in (title, REFERENCE)
     )
-    psnr_db, ssim = metrics.psnr_db(image, reference), metrics.ssim(image, reference)
-    return f"PSNR {float(psnr_db):.2f} dB\nSSIM {float(ssim):.4f}"
+    found = {
+        "psnr_db": metrics.psnr_db(image, reference),
+        "ssim": metrics.ssim(image, reference),
+    }
+    return "\n".join(catalogue.entry(name).text(float(value)) for name, value in found.items())
 
 
 # --- uncertainty: one model --------------------------------------------------------------------
@@ -243,18 +248,18 @@ def _read_sampled(shard_path: Path, paths: Sequence[Path], model: str, position:
     with ExitStack() as stack:
         shard = stack.enter_context(hdf5.opened(shard_path, SHARD))
         row = _row_at(shard, position)
-        file = _reconstruction_of(stack, shard, row, model, paths)
+        file = _reconstruction_of(stack, shard, model, paths)
         if "std" not in file or "samples" not in file:
             remedy = "draw two samples or more, or leave this figure out"
             raise InputError(file.filename, "holds a single sample of a slice", remedy)
-        osem, truth = (hdf5.finite(shard[name], row) for name in ("osem", "activity"))
+        osem, activity = (hdf5.finite(shard[name], row) for name in ("osem", "activity"))
         mean, deviation = (hdf5.finite(file[name], row) for name in ("image", "std"))
         images = {
             REFERENCE: osem,
             "mean": mean,
             DEVIATION: deviation,
             "|mean - OSEM|": np.abs(mean - osem),
-            "|mean - truth|": np.abs(mean - truth),
+            f"|mean - {TRUTH}|": np.abs(mean - activity),
         }
         head = hdf5.finite(shard["labels"], row) > 0
         return _Sampled(_key(shard, row), file["samples"].shape[1], images, head)
@@ -275,16 +280,16 @@ def _key(shard: h5py.File, row: int) -> SliceKey:
 
 
 def _reconstruction_of(
-    stack: ExitStack, shard: h5py.File, row: int, model: str, paths: Sequence[Path]
+    stack: ExitStack, shard: h5py.File, model: str, paths: Sequence[Path]
 ) -> h5py.File:
-    """Open a model's file of the shard's subject, whose row must be the same slice."""
+    """Open a model's file of the shard's subject, which must be of the same slices."""
     files = [stack.enter_context(hdf5.opened(path, RECONSTRUCTION)) for path in paths]
     of_subject = [file for file in files if subject_of(file) == subject_of(shard)]
     if not of_subject:
         problem = f"has no reconstruction by {model}"
         raise InputError(shard.filename, problem, "run rule 'reconstruct' on it")
     file = of_subject[0]
-    if row >= len(file["slice_index"]) or _key(file, row) != _key(shard, row):
+    if not hdf5.same_slices(file, shard):
         problem = f"was made of other slices than {shard.filename}"
         raise InputError(file.filename, problem, "delete it and run rule 'reconstruct' again")
     return file

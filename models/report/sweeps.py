@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from models.evaluation.catalogue import OSEM, Metric, entry
 from models.report.drawing import LINES, read, remedy, style
 from pipeline.storage.errors import InputError
 
-QUALITY = {"psnr_db": "PSNR [dB]", "ssim": "SSIM"}
-"""Metrics of every sweep, with axis labels."""
+DRAWN = ("psnr_db", "ssim")
+"""Metrics that figures of every sweep show."""
 
 SLICE = ("subject", "rotation", "slice_index")
 
@@ -41,14 +42,14 @@ def epochs(rows: Mapping[str, Sequence[Path]]) -> Figure:
     tables = {row: [_read_sweep(path, ("epoch",)) for path in rows[row]] for row in rows}
     for n, (row, replicates) in enumerate(tables.items()):
         label = f"{row} (mean of {len(replicates)} seeds)" if len(replicates) > 1 else row
-        for axis, metric in zip(axes, QUALITY, strict=True):
+        for axis, metric in zip(axes, DRAWN, strict=True):
             curves = pd.concat([_means(table, metric, ["epoch"]) for table in replicates], axis=1)
             mean = curves.dropna().mean(axis=1)  # else the mean jumps where a replicate ends
             axis.plot(mean.index, mean, label=label, **style(n))
             if len(replicates) > 1:
                 axis.plot(curves, color=style(n)["color"], linewidth=0.7, alpha=0.7)
-    for axis, quantity in zip(axes, QUALITY.values(), strict=True):
-        axis.set(xlabel="epoch", ylabel=quantity)
+    for axis, metric in zip(axes, DRAWN, strict=True):
+        axis.set(xlabel="epoch", ylabel=entry(metric).heading)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     figure.suptitle(_facts("Test split", [t for each in tables.values() for t in each]), size=10)
@@ -79,10 +80,10 @@ def guidance(paths: Sequence[Path]) -> Figure:
     swept = pd.concat(tables)
     figure = Figure(layout="constrained")
     axes = figure.subplots(1, 2)
-    for axis, (metric, quantity) in zip(axes, QUALITY.items(), strict=True):
+    for axis, metric in zip(axes, DRAWN, strict=True):
         means = _means(swept, metric, ["condition_dropout", "model", "guidance"])
         grid = means.unstack("guidance").sort_index()
-        _draw_heat_map(axis, grid, quantity, 4 if metric == "ssim" else 2)
+        _draw_heat_map(axis, grid, entry(metric))
     rows, columns = grid.shape
     figure.set_size_inches(max(8, 4 + 1.6 * columns), 2.4 + 0.6 * rows)
     axes[0].set_ylabel("p_dp: condition dropout in training")
@@ -90,21 +91,22 @@ def guidance(paths: Sequence[Path]) -> Figure:
     return figure
 
 
-def _draw_heat_map(axis: Axes, grid: pd.DataFrame, quantity: str, digits: int) -> None:
+def _draw_heat_map(axis: Axes, grid: pd.DataFrame, metric: Metric) -> None:
     """Draw a table of p_dp and model (rows) by lambda_2 (columns), with its values."""
     values = grid.to_numpy()
     shown = axis.imshow(values, cmap="cividis", aspect="auto")
-    axis.figure.colorbar(shown, ax=axis, label=quantity)
-    axis.set_title(quantity, fontsize=10)
+    axis.figure.colorbar(shown, ax=axis, label=metric.heading)
+    axis.set_title(metric.heading, fontsize=10)
     axis.set_xticks(range(len(grid.columns)), [f"{scale:g}" for scale in grid.columns])
     axis.set_yticks(range(len(grid)), [f"{dropout:g}\n{model}" for dropout, model in grid.index])
     axis.set_xlabel("λ₂: guidance scale in sampling")
     dark = np.asarray(shown.norm(values)) < 0.5
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if dark[row, column] else "black"
-        text = "–" if np.isnan(value) else f"{value:.{digits}f}"
+        text = "–" if np.isnan(value) else f"{value:.{metric.digits}f}"
         axis.text(column, row, text, ha="center", va="center", color=colour)
-    row, column = np.unravel_index(np.nanargmax(values), values.shape)
+    best = np.nanargmax(values) if metric.better == "higher" else np.nanargmin(values)
+    row, column = np.unravel_index(best, values.shape)
     frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, linewidth=3, clip_on=False)
     axis.add_patch(frame)
 
@@ -123,15 +125,15 @@ def samplers(paths: Sequence[Path]) -> Figure:
     InputError
         If a table is missing, unreadable, or lacks a column or a metric.
     """
-    metrics = {**QUALITY, "reconstruction_seconds": "time per slice [s]"}
-    tables = [_read_sweep(path, ("sampler", "steps", "eta"), tuple(metrics)) for path in paths]
+    metrics = (*DRAWN, "reconstruction_seconds")
+    tables = [_read_sweep(path, ("sampler", "steps", "eta"), metrics) for path in paths]
     swept = pd.concat(tables)
     eta = swept["eta"].map(", η = {:g}".format).where(swept["sampler"] == "ddim", "")
     swept["process"] = swept["sampler"] + eta  # DDIM alone has an eta
     processes, models = list(swept["process"].unique()), list(swept["model"].unique())
     figure = Figure(figsize=(14, 4), layout="constrained")
     axes = figure.subplots(1, 3)
-    for axis, (metric, quantity) in zip(axes, metrics.items(), strict=True):
+    for axis, metric in zip(axes, metrics, strict=True):
         means = _means(swept, metric, ["model", "process", "steps"])
         for model, process in swept[["model", "process"]].drop_duplicates().to_numpy():
             curve = means.xs((model, process))
@@ -139,7 +141,7 @@ def samplers(paths: Sequence[Path]) -> Figure:
             line["linestyle"] = LINES[models.index(model) % len(LINES)]
             label = f"{model}: {process}" if len(models) > 1 else process
             axis.plot(curve.index, curve, label=label, **line)
-        axis.set(xlabel="sampling steps", ylabel=quantity, xscale="log")
+        axis.set(xlabel="sampling steps", ylabel=entry(metric).heading, xscale="log")
         axis.grid(alpha=0.3)
     axes[2].set(yscale="log")
     figure.suptitle(_facts("Validation split", tables), size=10)
@@ -148,14 +150,12 @@ def samplers(paths: Sequence[Path]) -> Figure:
 
 
 def _read_sweep(
-    path: Path, settings: Sequence[str], metrics: Sequence[str] = tuple(QUALITY)
+    path: Path, settings: Sequence[str], metrics: Sequence[str] = DRAWN
 ) -> pd.DataFrame:
     """Read a sweep's rows against OSEM on whole images, and those without a reference (times)."""
     columns = ("model", "samples", "metric", "reference", "region", "value")
     table = read(path, (*SLICE, *columns, *settings))
-    table = table[
-        table["reference"].isin(["osem", np.nan]) & table["region"].isin(["image", np.nan])
-    ]
+    table = table[table["reference"].isin([OSEM, np.nan]) & table["region"].isin(["image", np.nan])]
     counts = table["metric"].value_counts()
     if fewer := [name for name in metrics if counts.get(name, 0) < max(counts, default=1)]:
         problem = f"has no rows of {', '.join(fewer)} for some or all slices and settings"

@@ -1,6 +1,6 @@
 """Rule ``table1``: the paper's Table 1 with ours beside it, and LegoPET's lead over the others."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,18 @@ import numpy as np
 import pandas as pd
 
 from models.evaluation.bootstrap import DRAWS, Bootstrap
-from models.evaluation.metrics_table import EVERYWHERE, REFERENCES, REGIONS, read_parts
+from models.evaluation.catalogue import (
+    DIFFERENCES,
+    OSEM,
+    REGIONS,
+    TABLE1,
+    TRUTH,
+    Key,
+    Metric,
+    exists_always,
+    ordered,
+)
+from models.evaluation.metrics_table import read_parts
 from models.report.formats import Table, latex, markdown, page
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic_file
@@ -36,21 +47,7 @@ UNPUBLISHED = Published(np.nan, np.nan, np.nan)
 
 BASELINES, AS_IN_PAPER, BEYOND = "analytic and iterative", "as in the paper", "beyond the paper"
 
-Key = tuple[str, str, str]
-"""Metric, reference and region, as in the columns of `models.evaluation.metrics_table`."""
-
-QUALITY: list[Key] = [
-    (metric, reference, region)
-    for reference in REFERENCES
-    for region in REGIONS
-    for metric in ("psnr_db", "ssim", "nrmse")
-]
-ACTIVITY: list[Key] = [
-    ("mean_error", "truth", "grey"),
-    ("mean_error", "truth", "white"),
-    ("contrast_recovery", "truth", ""),
-]
-COMPARED = [key for key in QUALITY if key[0] != "nrmse" and key[2] == "image"]
+AGAINST = {OSEM: "against OSEM", TRUTH: "against the noise-free truth", "": "without a reference"}
 
 
 def name_of(key: Key) -> str:
@@ -60,13 +57,10 @@ def name_of(key: Key) -> str:
 
 CAPTION = """\
 Means over {images} test images of {subjects} ({slices} anatomical slices in their \
-rotations), with 95 % intervals in brackets. PSNR, SSIM (Gaussian window, sigma 1.5 pixels, \
-11 x 11, K1 0.01, K2 0.03) and NRMSE (Euclidean) are of images divided by the largest activity of \
-the training references, with a data range of 1 and nothing clipped, over the whole image or \
-inside the head (pixels with a BrainWeb label above 0). The reference is the OSEM reconstruction \
-of the same prompts, as in the paper, or the noise-free truth. Errors of grey and white matter \
-(GM, WM; BrainWeb classes 2 and 3) are mean activity minus the truth's, in activity units. \
-Contrast recovery is GM/WM - 1 over the truth's, of slices where the truth's is at least 0.5. \
+rotations), with 95 % intervals in brackets. {compared} are of images divided by the largest \
+activity of the training references, with a data range of 1 and nothing clipped, over the whole \
+image or inside the head (pixels with a BrainWeb label above 0). The reference is the OSEM \
+reconstruction of the same prompts, as in the paper, or the noise-free truth. {explained} \
 "As in the paper": networks that see the sinogram alone, one pass or one posterior sample. \
 "Beyond the paper": networks that see the FBP image too, and means of posterior samples. A row of \
 several seeds is the mean of networks that differ in the seed alone. Intervals: percentile \
@@ -92,41 +86,44 @@ PARAMETERS = [
     Column("paper: parameters [M]", "paper_parameters", 2, 1e6),
     Column("parameters [M]", "parameters", 2, 1e6),
 ]
-PAPER_QUALITY = [
+PUBLISHED = [
     Column("paper, 256 x 256: PSNR [dB]", "paper_psnr_db", 2),
     Column("paper, 256 x 256: SSIM", "paper_ssim", 3),
 ]
 
 
-def _quality(reference: str, region: str) -> list[Column]:
-    return [
-        Column("PSNR [dB]", name_of(("psnr_db", reference, region)), 2),
-        Column("SSIM", name_of(("ssim", reference, region)), 4),
-        Column("NRMSE", name_of(("nrmse", reference, region)), 4),
-    ]
+def _title(reference: str, region: str) -> str:
+    """Head a table of what is compared with a reference, in a region or in single tissues."""
+    if region in REGIONS:
+        return f"{AGAINST[reference]}, {REGIONS[region]}"
+    return f"activity, {AGAINST[reference]}"
 
 
-MAIN_TABLES = {
-    "Against OSEM, whole image": [*PARAMETERS, *PAPER_QUALITY, *_quality("osem", "image")],
-    "Against OSEM, inside the head": _quality("osem", "head"),
-    "Against the noise-free truth, whole image": _quality("truth", "image"),
-    "Against the noise-free truth, inside the head": _quality("truth", "head"),
-    "Activity, against the noise-free truth": [
-        Column("GM error [activity]", "mean_error_truth_grey", 2),
-        Column("WM error [activity]", "mean_error_truth_white", 2),
-        Column("contrast recovery", "contrast_recovery_truth", 3),
-    ],
-}
+PAPERS = _title(OSEM, "image")
+"""The table of what the paper has, too."""
 
-DIFFERENCE_TABLES = {
-    "LegoPET minus others, image by image, against OSEM, whole image": [
-        *PAPER_QUALITY,
-        *_quality("osem", "image")[:2],
-    ],
-    "LegoPET minus others, image by image, against the noise-free truth, whole image": [
-        *_quality("truth", "image")[:2]
-    ],
-}
+
+def _compared() -> Iterator[tuple[Metric, Key]]:
+    """Metrics whose differences between methods are tabulated: those of whole images."""
+    return (found for found in ordered(DIFFERENCES) if found[1][2] == "image")
+
+
+def _columns(metrics: Iterable[tuple[Metric, Key]]) -> dict[str, list[Column]]:
+    """Columns of some metrics, by the title of their table."""
+    found: dict[str, list[Column]] = {}
+    for metric, key in metrics:
+        column = Column(metric.heading, name_of(key), metric.digits)
+        found.setdefault(_title(*key[1:]), []).append(column)
+    return found
+
+
+def _explained() -> dict[str, str]:
+    """What the caption says of the metrics."""
+    metrics = list(dict.fromkeys(metric for metric, _ in ordered(TABLE1)))
+    listed = [m.label + (f" ({m.details})" if m.details else "") for m in metrics if not m.sentence]
+    sentences = dict.fromkeys(metric.sentence for metric in metrics if metric.sentence)
+    compared = " and ".join(filter(None, [", ".join(listed[:-1]), *listed[-1:]]))
+    return {"compared": compared, "explained": " ".join(sentences)}
 
 
 IMAGE = ["subject", "slice_index", "rotation"]
@@ -212,7 +209,7 @@ class Measured:
     """
 
     def __init__(self, path: Path):
-        metrics = {key[0] for key in (*QUALITY, *ACTIVITY)}
+        metrics = {metric.name for metric, _ in ordered(TABLE1)}
         origins, wide = [], []
         for part in read_parts(path):
             origins.append(part[ORIGIN].drop_duplicates(ORIGIN[:2]))
@@ -237,7 +234,7 @@ class Measured:
         values = self._wide.reindex(columns=columns).to_numpy().T
         lacking = np.count_nonzero(~np.isfinite(values))
         # None at all is no fault: OSEM is not compared with itself.
-        if (key[0], key[2]) in EVERYWHERE and lacking and not np.isnan(values).all():
+        if exists_always(key) and lacking and not np.isnan(values).all():
             problem = f"lacks finite values of {name_of(key)} of {row.label}: {lacking} images"
             raise InputError(self._path, problem, "look at those images, and make them again")
         return values
@@ -275,7 +272,7 @@ def _main_record(
         "paper_parameters": row.published.parameters,
         "parameters": parameters.get(row.models[0], np.nan),
     }
-    for key in (*QUALITY, *ACTIVITY):
+    for _, key in ordered(TABLE1):
         record |= _with_interval(bootstrap, key, measured(row, key))
     return record
 
@@ -290,7 +287,7 @@ def _difference_record(
         "paper_psnr_db": ours.published.psnr_db - other.published.psnr_db,
         "paper_ssim": ours.published.ssim - other.published.ssim,
     }
-    for key in COMPARED:
+    for _, key in _compared():
         record |= _with_interval(bootstrap, key, measured.difference(ours, other, key))
     return record
 
@@ -342,10 +339,11 @@ def table1(
         subjects="1 subject" if subjects == 1 else f"{subjects} subjects",
         slices=len(images[["subject", "slice_index"]].drop_duplicates()),
         draws=DRAWS,
+        **_explained(),
     )
-    to_read = [_to_read(title, main, columns) for title, columns in MAIN_TABLES.items()]
+    to_read = _main_tables(main)
     if len(differences):
-        to_read += [_to_read(t, differences, columns) for t, columns in DIFFERENCE_TABLES.items()]
+        to_read += _difference_tables(differences)
     for path, records in ((output_csv, main), (output_differences, differences)):
         with atomic_file(path) as temporary:
             records.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
@@ -356,6 +354,22 @@ def table1(
     ):
         with atomic_file(path) as temporary:
             temporary.write_text(typeset(caption, to_read), encoding="utf-8")
+
+
+def _main_tables(records: pd.DataFrame) -> list[Table]:
+    first = {PAPERS: [*PARAMETERS, *PUBLISHED]}
+    return [
+        _to_read(title[0].upper() + title[1:], records, [*first.get(title, []), *columns])
+        for title, columns in _columns(ordered(TABLE1)).items()
+    ]
+
+
+def _difference_tables(records: pd.DataFrame) -> list[Table]:
+    ours, first = "LegoPET minus others, image by image", {PAPERS: PUBLISHED}
+    return [
+        _to_read(f"{ours}, {title}", records, [*first.get(title, []), *columns])
+        for title, columns in _columns(_compared()).items()
+    ]
 
 
 def _to_read(title: str, records: pd.DataFrame, columns: Sequence[Column]) -> Table:

@@ -145,13 +145,13 @@ def make_shard(
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     radius = np.hypot(y, x)[None] * rng.uniform(1, 1.3, (slices, 1, 1))
     labels = np.select([radius < size / 6, radius < size / 3], [3, 2], 0).astype(np.uint8)
-    truth = np.select([labels == 2, labels == 3], [128.0, 32.0]).astype(np.float32) * brightness
-    noise = rng.normal(0, 4, truth.shape)
+    activity = np.select([labels == 2, labels == 3], [128.0, 32.0]).astype(np.float32) * brightness
+    noise = rng.normal(0, 4, activity.shape)
     arrays = {
         "sinogram": rng.poisson(50 * brightness, (slices, views, radial)).astype(np.uint32),
-        "osem": np.maximum(truth + noise, 0).astype(np.float32),
-        "fbp": (truth + 3 * noise).astype(np.float32),
-        "activity": truth.astype(np.float32),
+        "osem": np.maximum(activity + noise, 0).astype(np.float32),
+        "fbp": (activity + 3 * noise).astype(np.float32),
+        "activity": activity.astype(np.float32),
         "labels": labels,
         "rotation": np.repeat(np.arange(rotations, dtype=np.uint8), slices // rotations),
         "rotation_deg": np.zeros(slices, dtype=np.float32),

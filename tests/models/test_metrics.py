@@ -187,8 +187,8 @@ def test_tissue_means_and_contrast():
     grey, white = metrics.tissue_means(images, labels)
     assert grey.tolist() == [5.0, 2.0]
     assert white.tolist() == [2.5, 0.5]
-    truth = np.array([128.0, 128.0]), np.array([32.0, 32.0])
-    assert metrics.contrast_recovery((grey, white), truth) == pytest.approx([1 / 3, 1.0])
+    true_means = np.array([128.0, 128.0]), np.array([32.0, 32.0])
+    assert metrics.contrast_recovery((grey, white), true_means) == pytest.approx([1 / 3, 1.0])
 
 
 def test_missing_tissue_has_no_contrast():
@@ -196,5 +196,5 @@ def test_missing_tissue_has_no_contrast():
     assert grey == 1
     assert np.isnan(white)
     image = np.array([1.0, 1.0, 1.0, 40.0]), np.array([np.nan, 0.0, 1.0, 32.0])
-    truth = np.array([128.0, 128.0, 32.0, 47.0]), np.full(4, 32.0)
-    assert np.isnan(metrics.contrast_recovery(image, truth)).all()
+    true_means = np.array([128.0, 128.0, 32.0, 47.0]), np.full(4, 32.0)
+    assert np.isnan(metrics.contrast_recovery(image, true_means)).all()

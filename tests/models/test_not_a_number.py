@@ -11,8 +11,9 @@ from helpers.small_models import job, make_shard, settings
 from helpers.table1 import ROWS, make
 from helpers.trainings import run, split
 from models.dataset import Scales
-from models.evaluation.measure import Slices, activity, quality, tidy
+from models.evaluation.measure import measure, tidy
 from models.evaluation.metrics_table import read_table
+from models.evaluation.slices import Slices
 from models.evaluation.sweep import sweep
 from models.reconstruct import reconstruct
 from models.registry import load
@@ -148,7 +149,7 @@ def test_metrics_of_broken_images_are_refused(tmp_path, bad):
     slices = slices_of(tmp_path)
     images = slices.osem.copy()
     images[1, 8, 8] = bad
-    values = quality(images, slices, Scales(50.0, 128.0)) | activity(images, slices)
+    values = measure(images, slices, Scales(50.0, 128.0))
     with pytest.raises(InputError, match="on subject42, rotation 0, slice 11") as caught:
         tidy(slices, {"model": "cDPM"}, values)
     assert caught.value.where == "images by cDPM"
@@ -157,9 +158,10 @@ def test_metrics_of_broken_images_are_refused(tmp_path, bad):
 @pytest.mark.parametrize("metric", ["psnr_db", "ssim", "reconstruction_seconds"])
 def test_metrics_that_always_exist_must_be_numbers(tmp_path, metric):
     slices = slices_of(tmp_path)
-    values = quality(slices.fbp, slices, Scales(50.0, 128.0), ["osem"], ["image"])
+    scales = Scales(50.0, 128.0)
+    values = measure(slices.fbp, slices, scales, references=["osem"], regions=["image"])
     values["reconstruction_seconds", "", ""] = np.ones(4)
-    assert len(tidy(slices, {"model": "FBP"}, values)) == 4 * 4
+    assert len(tidy(slices, {"model": "FBP"}, values)) == 4 * len(values)
     for key, found in values.items():
         if key[0] == metric:
             found[[0, 3]] = np.nan

@@ -169,14 +169,14 @@ def test_uncertainty_shows_samples_and_errors(drawn):
     figure = images.uncertainty(found, reconstructions["LegoPET"], "LegoPET", [0.0, 1.0])
     arrays, _ = hdf5.read(reconstructions["LegoPET"][1], RECONSTRUCTION)
     with hdf5.opened(found[0], SHARD) as shard:
-        osem, truth, head = shard["osem"][0], shard["activity"][0], shard["labels"][0] > 0
+        osem, activity, head = shard["osem"][0], shard["activity"][0], shard["labels"][0] > 0
     mean, deviation = arrays["image"][0], arrays["std"][0]
     expected = {
         "OSEM (reference)": osem,
         "LegoPET: mean of 4 samples": mean,
         "standard deviation": deviation,
         "|mean - OSEM|": np.abs(mean - osem),
-        "|mean - truth|": np.abs(mean - truth),
+        "|mean - truth|": np.abs(mean - activity),
     }
     for title, image in expected.items():
         (axis,) = titled(figure, title)

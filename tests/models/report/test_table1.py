@@ -1,3 +1,4 @@
+import re
 import tracemalloc
 from html.parser import HTMLParser
 
@@ -199,28 +200,29 @@ def test_markdown_reads_by_itself(made):
     ):
         assert fact in text
     lines = text.splitlines()
-    assert "| *as in the paper* |  |  |  |  |  |  |  |  |" in lines
     legopet = next(line for line in lines if line.startswith("| LegoPET |"))
-    assert legopet.startswith("| LegoPET | 2 | 35.71 | 35.71 | 27.59 | 0.956 | 43.")
-    for line in lines:
-        if line.startswith("| ---") or line.startswith("| :--"):
-            header = lines[lines.index(line) - 1]
-            assert header.count("|") == line.count("|")
+    assert legopet.startswith("| LegoPET | 2 | 35.71 | 35.71 | 27.59 | 0.956 | ")
+    tables = [table.splitlines()[2:] for table in text.split("\n### ")[1:]]
+    for table in tables:
+        assert table[1].startswith("| :-- | --: |")
+        assert len({line.count("|") for line in table if line}) == 1
+    assert any(line.startswith("| *as in the paper* |  |") for line in tables[0])
 
 
 def test_latex_is_balanced_and_escaped(made):
     text = made["latex"].read_text()
     for environment in ("table", "tabular"):
         opened, closed = (text.count(f"\\{word}{{{environment}}}") for word in ("begin", "end"))
-        assert opened == closed == 7
+        assert opened == closed == made["markdown"].read_text().count("\n### ")
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert "95 \\% intervals" in body
     unescaped = body.replace("\\%", "").replace("\\#", "").replace("\\_", "")
     assert not any(character in unescaped for character in "%#_")
     assert unescaped.count("{") == unescaped.count("}")
-    for line in body.splitlines():
-        if line.endswith(" \\\\") and " & " in line:
-            assert line.count("&") in (2, 3, 4, 8)
+    for columns, table in re.findall(r"{tabular}{l(r+)}((?:.|\n)*?)\\end{tabular}", body):
+        rows = [line for line in table.splitlines() if " & " in line]
+        assert len(rows) > 1
+        assert {line.count("&") for line in rows} == {len(columns)}
 
 
 def test_html_is_balanced_and_escaped(metrics, tmp_path):
@@ -228,12 +230,13 @@ def test_html_is_balanced_and_escaped(metrics, tmp_path):
     assert "<td>a &lt; b &amp; c</td>" in text
 
     class Parser(HTMLParser):
-        cells, stack = 0, ()
+        cells, columns, stack = 0, 0, ()
 
         def handle_starttag(self, tag, attributes):
             if tag not in ("meta", "!doctype"):
                 self.stack = (*self.stack, tag)
             self.cells += tag == "td"
+            self.columns += tag == "th" and "thead" in self.stack
 
         def handle_endtag(self, tag):
             assert self.stack[-1] == tag
@@ -242,7 +245,7 @@ def test_html_is_balanced_and_escaped(metrics, tmp_path):
     parser = Parser()
     parser.feed(text)
     assert parser.stack == ()
-    assert parser.cells == 3 * (9 + 4 + 4 + 4 + 4)  # FBP, OSEM and the network in five tables
+    assert parser.cells == 3 * parser.columns > 0  # FBP, OSEM and the network
 
 
 def test_tables_do_not_depend_on_how_much_is_read_at_a_time(metrics, tmp_path, monkeypatch):

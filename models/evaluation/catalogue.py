@@ -1,0 +1,173 @@
+"""All metrics: what tables say of each, and where it is measured; also a command, which lists them.
+
+A metric is its entry here and the function of its name in `models.evaluation.compute`. Nothing of
+this brings torch, which tables and figures need not wait for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby, product
+
+Key = tuple[str, str, str]
+"""Metric, reference and region, as in the columns of `models.evaluation.metrics_table`."""
+
+OSEM, TRUTH = "osem", "truth"
+
+REFERENCES = {OSEM: "osem", TRUTH: "activity"}
+"""What images are compared with: its name in tables, and the shard's dataset."""
+
+REGIONS = {"image": "whole image", "head": "inside the head"}
+"""Where images are compared, and how that is headed; other regions are of single metrics."""
+
+TABLE1, DIFFERENCES = "table1", "differences"
+
+IMAGES, SAMPLES, TIME = "images", "samples", "time"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is known of a metric; neighbours of one name are parts of it, such as two tissues'.
+
+    Attributes
+    ----------
+    name : str
+        In the column ``metric``, and of the function in `models.evaluation.compute`.
+    label, unit : str
+        To read; "1" where there is no unit.
+    digits : int
+        After the point.
+    references, regions : tuple of str
+        Each with each; "" is none.
+    better : str
+        "higher", "lower", or what a perfect image has.
+    of : str
+        What is measured: `IMAGES`, of several `SAMPLES` their spread, or `TIME`, by sweeps alone.
+    always : tuple of str
+        Regions where every slice has a value. Elsewhere it does not exist where a slice lacks the
+        tissue, contrast, spread or signal that it is about, and has no line there. No line is left
+        out for another reason.
+    tables : tuple of str
+        `TABLE1`; and `DIFFERENCES`, of whole images between methods.
+    details, sentence : str
+        What the caption of Table 1 adds to the label in its list of metrics, in parentheses; or
+        what it says instead of listing it.
+    """
+
+    name: str
+    label: str
+    unit: str
+    digits: int
+    references: tuple[str, ...]
+    regions: tuple[str, ...]
+    better: str
+    of: str = IMAGES
+    always: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    details: str = ""
+    sentence: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Label and unit."""
+        return self.label if self.unit == "1" else f"{self.label} [{self.unit}]"
+
+    def text(self, value: float) -> str:
+        """Label, a value and unit."""
+        number = f"{self.label} {value:.{self.digits}f}"
+        return number if self.unit == "1" else f"{number} {self.unit}"
+
+
+BOTH, EVERYWHERE, NONE = tuple(REFERENCES), tuple(REGIONS), ("",)
+
+TISSUE_ERRORS = (
+    "Errors of grey and white matter (GM, WM; BrainWeb classes 2 and 3) are mean activity minus "
+    "the truth's, in activity units."
+)
+CONTRAST = (
+    "Contrast recovery is GM/WM - 1 over the truth's, of slices where the truth's is at least 0.5."
+)
+
+METRICS = (
+    Metric(
+        *("psnr_db", "PSNR", "dB", 2, BOTH, EVERYWHERE, "higher"),
+        always=("image",),
+        tables=(TABLE1, DIFFERENCES),
+    ),
+    Metric(
+        *("ssim", "SSIM", "1", 4, BOTH, EVERYWHERE, "higher"),
+        always=("image",),
+        tables=(TABLE1, DIFFERENCES),
+        details="Gaussian window, sigma 1.5 pixels, 11 x 11, K1 0.01, K2 0.03",
+    ),
+    Metric(
+        *("nrmse", "NRMSE", "1", 4, BOTH, EVERYWHERE, "lower"),
+        tables=(TABLE1,),
+        details="Euclidean",
+    ),
+    Metric("mean", "GM mean", "activity", 2, NONE, ("grey",), "the truth's"),
+    Metric(
+        *("mean_error", "GM error", "activity", 2, (TRUTH,), ("grey",), "0"),
+        tables=(TABLE1,),
+        sentence=TISSUE_ERRORS,
+    ),
+    Metric("mean", "WM mean", "activity", 2, NONE, ("white",), "the truth's"),
+    Metric(
+        *("mean_error", "WM error", "activity", 2, (TRUTH,), ("white",), "0"),
+        tables=(TABLE1,),
+        sentence=TISSUE_ERRORS,
+    ),
+    Metric(
+        *("contrast_recovery", "contrast recovery", "1", 3, (TRUTH,), NONE, "1"),
+        tables=(TABLE1,),
+        sentence=CONTRAST,
+    ),
+    Metric("sd_mean", "standard deviation", "activity", 2, NONE, ("head",), "the error's", SAMPLES),
+    Metric(
+        *("sd_error_correlation", "correlation with s.d.", "1", 2, BOTH, ("head",), "higher"),
+        of=SAMPLES,
+    ),
+    Metric("coverage", "coverage", "1", 3, BOTH, ("head",), "its level", SAMPLES),
+    Metric(
+        *("reconstruction_seconds", "time per slice", "s", 2, NONE, NONE, "lower"),
+        of=TIME,
+        always=NONE,
+    ),
+)
+"""In the order of tables; see `ordered`. Of coverage there is one a level, as coverage_0.667."""
+
+
+def entry(name: str) -> Metric:
+    """Give the (first) entry of a name."""
+    return next(metric for metric in METRICS if metric.name == name)
+
+
+def ordered(table: str | None = None) -> Iterator[tuple[Metric, Key]]:
+    """Give the metrics that a table shows, or all, with each reference and region, in their order.
+
+    Neighbours of the same references and regions go together, reference by reference, and region
+    by region.
+    """
+    alike = groupby(METRICS, key=lambda metric: (metric.references, metric.regions))
+    for (references, regions), metrics in alike:
+        for reference, region, metric in product(references, regions, list(metrics)):
+            if table is None or table in metric.tables:
+                yield metric, (metric.name, reference, region)
+
+
+def exists_always(key: Key) -> bool:
+    """Whether every slice has a value of a metric in a region."""
+    name, _, region = key
+    return any(metric.name == name and region in metric.always for metric in METRICS)
+
+
+def main() -> None:
+    """Print the metrics as a Markdown table."""
+    print("| metric | reference | region | unit | better | in tables |\n|---|---|---|---|---|---|")
+    for metric in METRICS:
+        places = (", ".join(names) for names in (metric.references, metric.regions))
+        cells = (f"`{metric.name}`", *places, metric.unit, metric.better, metric.heading)
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

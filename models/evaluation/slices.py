@@ -1,0 +1,44 @@
+"""Slices that images are measured on."""
+
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from models.dataset import subject_of
+from models.metrics import GREY_MATTER, WHITE_MATTER
+from pipeline.storage import hdf5
+
+
+@dataclass(frozen=True)
+class Slices:
+    """N slices of a shard: what names them, (N,), and images, (N, y, x) in activity units."""
+
+    subject: str
+    rotation: np.ndarray
+    rotation_deg: np.ndarray
+    slice_index: np.ndarray
+    osem: np.ndarray
+    fbp: np.ndarray
+    activity: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def read(cls, shard: h5py.File, rows: np.ndarray) -> "Slices":
+        """Read rows, in ascending order, of an open shard.
+
+        Raises
+        ------
+        InputError
+            If a dataset is damaged or not finite.
+        """
+        names = ("rotation", "rotation_deg", "slice_index", "osem", "fbp", "activity", "labels")
+        return cls(subject_of(shard), *(hdf5.finite(shard[name], rows) for name in names))
+
+    def inside(self, region: str) -> np.ndarray | None:
+        """(N, y, x) bool: pixels of a region; None for all. The head has labels above 0."""
+        if region == "image":
+            return None
+        if region == "head":
+            return self.labels > 0
+        return self.labels == {"grey": GREY_MATTER, "white": WHITE_MATTER}[region]
