@@ -230,3 +230,22 @@ def test_another_test_subject_trains_nothing_again(copy):
     joined = {"join_metrics", "table1", "regional_bias", "calibration", *END}
     swept = {job for job in SWEPT if "epochs" in job} | {"epochs"}
     assert jobs - own == joined | swept | {"panel", "uncertainty"}
+
+
+def test_another_seed_fetches_brainweb_no_second_time(copy):
+    labels = copy / "data" / "labels" / "brainweb" / "subject04.h5"
+    labels.parent.mkdir()
+    labels.touch()
+    target = ("--", "data/labels/brainweb/subject04.h5")
+    brainweb = ("--config", "source=brainweb", "subjects=data/subjects.tsv")
+    touched = snakemake(copy, "--cores", "1", "--touch", *brainweb, *target)
+    assert touched.returncode == 0, touched.stdout[-4000:]
+    assert planned(copy, *brainweb, "seed=5", *target) == set()
+    assert planned(copy, *brainweb, "brainweb_dir=elsewhere", *target) == set()
+    code = copy / "pipeline" / "sources" / "brainweb.py"
+    text = code.read_text(encoding="utf-8")
+    code.write_text(text.replace("DEADLINE_S = 900", "DEADLINE_S = 901"), encoding="utf-8")
+    try:
+        assert planned(copy, *brainweb, *target) == {"fetch subject04"}
+    finally:
+        code.write_text(text, encoding="utf-8")

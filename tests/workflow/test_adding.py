@@ -1,0 +1,275 @@
+"""Adding a method, a metric, a data source or a condition channel touches one place.
+
+Each is added to a copy of the project, as CONTRIBUTING.md says, and the workflow runs there.
+"""
+
+import filecmp
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from helpers.workflow import ROOT, SUBJECTS, run, snakemake
+
+pytestmark = pytest.mark.dag
+
+COPIED = ("Snakefile", "workflow", "config", "profiles", "pipeline", "models")
+
+METHOD = '''
+"""One convolution, and the least absolute error: a method that nobody needs."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from models.methods.base import Method, MethodSettings, Objective
+
+
+@dataclass(frozen=True)
+class ToySettings(MethodSettings):
+    kernel: int
+
+
+class Toy(Method):
+    Settings = ToySettings
+
+    def __init__(self, network, settings):
+        channels = len(settings.conditioning)
+        self.network = nn.Conv2d(channels, 1, settings.kernel, padding=settings.kernel // 2)
+
+    def training_step(self, batch, draws):
+        loss = (self.network(batch.inputs).float() - batch.image).abs().mean()
+        yield Objective("network", {"loss": loss})
+
+    def predict(self, inputs, keys, sampling, seed):
+        return self.network(inputs)
+'''
+
+METHOD_SETTINGS = """
+Toy:
+  description: One convolution.
+  properties:
+    kernel:
+      description: Pixels along a side of the kernel.
+      type: integer
+      minimum: 1
+      maximum: 9
+"""
+
+METHOD_SECTION = """
+  Toy:
+    conditioning: [sinogram]
+    epochs: 3
+    keep_every_epochs: 0
+    batch_size: 4
+    optimiser: adam
+    learning_rate: 1.0e-2
+    schedule: constant
+    warmup_steps: 0
+    betas: [0.9, 0.999]
+    weight_decay: 0.0
+    kernel: 5
+"""
+
+SOURCE = '''
+"""Heads of ellipsoids."""
+
+import numpy as np
+
+from pipeline.sources.base import Facts
+from pipeline.sources.labels import write_labels
+
+SHAPE = (90, 100, 96)
+
+
+def fetch(output, subject, config):
+    z, y, x = (np.arange(n) - (n - 1) / 2 for n in SHAPE)
+    radius = np.hypot(np.hypot(z[:, None, None] / 0.9, y[:, None]), x / 0.8)
+    labels = np.select([radius < 25, radius < 36, radius < 45], [3, 2, 6]).astype(np.uint8)
+    write_labels(output, labels, (2.0, 2.0, 2.0), source="toy", origin="here", subject=subject)
+
+
+FACTS = Facts(shape=SHAPE, bytes_per_voxel=40, uses_seed=False)
+'''
+
+METRIC = """    Metric(
+        *("largest_error", "largest error", "activity", 1, BOTH, ("image",), "lower"),
+        always=("image",),
+        tables=(TABLE1,),
+    ),
+)
+"""
+
+METRIC_FUNCTION = '''
+
+def largest_error(compared, region):
+    """Largest absolute error."""
+    return abs(compared.activity - compared.reference_activity).max(axis=(1, 2))
+'''
+
+OVERLAY = {
+    "source": "toy",
+    "methods": {"Toy": {"conditioning": ["sinogram", "truth"]}},
+    "variants": {"Toy-3": {"method": "Toy", "kernel": 3}},
+    "evaluation": {
+        "models": ["Toy", "Toy-3"],
+        "uncertainty": "",
+        "sweeps": {name: {"models": []} for name in ("epochs", "guidance", "samplers")},
+    },
+}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, (path, old)
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def create(path: Path, text: str) -> None:
+    assert not path.exists()
+    path.write_text(text.lstrip(), encoding="utf-8")
+
+
+def add_method(project: Path) -> set[str]:
+    create(project / "models/methods/toy.py", METHOD)
+    create(project / "models/methods/toy.yaml", METHOD_SETTINGS)
+    line = '    "Toy": "models.methods.toy:Toy",\n'
+    last = '    "Pix2Pix": "models.methods.gan:Pix2Pix",\n'
+    edit(project / "models/registry.py", last, last + line)
+    edit(project / "config/config.yaml", "\nvariants:", METHOD_SECTION + "\nvariants:")
+    return {
+        *("models/methods/toy.py", "models/methods/toy.yaml"),
+        *("models/registry.py", "config/config.yaml"),
+    }
+
+
+def add_metric(project: Path) -> set[str]:
+    end = ')\n"""In the order of tables'
+    edit(project / "models/evaluation/catalogue.py", end, METRIC + end[2:])
+    with (project / "models/evaluation/compute.py").open("a", encoding="utf-8") as file:
+        file.write(METRIC_FUNCTION)
+    return {"models/evaluation/catalogue.py", "models/evaluation/compute.py"}
+
+
+def add_source(project: Path) -> set[str]:
+    create(project / "pipeline/sources/toy.py", SOURCE)
+    line = '    "toy": "pipeline.sources.toy:fetch",\n'
+    last = '    "mni152": "pipeline.sources.mni152:fetch",\n'
+    edit(project / "pipeline/sources/registry.py", last, last + line)
+    return {"pipeline/sources/toy.py", "pipeline/sources/registry.py"}
+
+
+def add_channel(project: Path) -> set[str]:
+    line = '    "truth": Channel("activity", "activity"),\n'
+    last = '    "fbp": Channel("fbp", "activity"),\n'
+    edit(project / "models/channels.py", last, last + line)
+    return {"models/channels.py"}
+
+
+def differing(project: Path) -> set[str]:
+    """Files of a copy that the project has not, or not so."""
+    found = set()
+    for path in (path for top in COPIED for path in (project / top).rglob("*")):
+        name = path.relative_to(project)
+        if path.is_file() and "__pycache__" not in name.parts:
+            same = (ROOT / name).exists() and filecmp.cmp(path, ROOT / name, shallow=False)
+            found |= set() if same else {name.as_posix()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A copy with one of each, where the workflow has run; and the files that each touched."""
+    project = tmp_path_factory.mktemp("adding") / "copy"
+    for name in COPIED:
+        skip = shutil.ignore_patterns("__pycache__", ".snakemake")
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, project / name, ignore=skip)
+        else:
+            shutil.copy2(ROOT / name, project / name)
+    rows = "".join(f"{subject}\t{split}\t-\n" for subject, split in SUBJECTS.items())
+    (project / "data").mkdir()
+    table = f"subject\tsplit\tlabels_sha256\n{rows}"
+    (project / "data/subjects.tiny.tsv").write_text(table, encoding="utf-8")
+    touched = {}
+    for add in (add_method, add_metric, add_source, add_channel):
+        before = differing(project)
+        said = add(project)
+        touched[add] = (said, differing(project) - before)
+    (project / "toys.yaml").write_text(yaml.safe_dump(OVERLAY), encoding="utf-8")
+    result = called(project, "--cores", "2")
+    assert result.returncode == 0, result.stdout[-4000:]
+    return project, touched
+
+
+def called(project: Path, *arguments: str):
+    tiny = str(ROOT / "tests" / "tiny.yaml")
+    files = ("--configfile", tiny, "toys.yaml")
+    return snakemake(project, *arguments, *files, tiny=False)
+
+
+def test_a_method_is_its_files_a_line_and_its_section(extended):
+    project, touched = extended
+    said, changed = touched[add_method]
+    assert changed == said
+    results = project / "results" / "tiny"
+    table = (results / "table1.md").read_text(encoding="utf-8")
+    assert "| Toy |" in table
+    assert "| Toy-3 |" in table
+    trained = yaml.safe_load((results / "weights" / "Toy-3.yaml").read_text(encoding="utf-8"))
+    assert trained["settings"]["kernel"] == 3
+    assert (results / "reconstructions" / "Toy" / "subject03.h5").exists()
+    refused = called(project, "--dry-run", "--config", "methods={Toy: {kernel: 10}}")
+    assert "methods.Toy.kernel: is 10" in refused.stdout
+    refused = called(project, "--dry-run", "--config", "methods={Toy: {kernal: 3}}")
+    assert "did you mean 'kernel'?" in refused.stdout
+
+
+def test_a_metric_is_its_entry_and_its_function(extended):
+    project, touched = extended
+    said, changed = touched[add_metric]
+    assert changed == said
+    metrics = pd.read_csv(project / "results" / "tiny" / "metrics.csv.gz")
+    found = metrics[metrics["metric"] == "largest_error"]
+    assert {*found["reference"]} == {"osem", "truth"}
+    assert {"Toy", "Toy-3", "FBP", "OSEM"} <= {*found["model"]}
+    assert (found["value"] > 0).any()
+    table = pd.read_csv(project / "results" / "tiny" / "table1.csv")
+    assert [name for name in table.columns if "largest" in name]
+    for form in ("md", "html", "tex"):
+        text = (project / "results" / "tiny" / f"table1.{form}").read_text(encoding="utf-8")
+        assert "largest error" in text
+
+
+def test_a_source_is_its_file_and_a_line(extended):
+    project, touched = extended
+    said, changed = touched[add_source]
+    assert changed == said
+    assert {path.name for path in (project / "data" / "labels").iterdir()} == {"toy"}
+    record = (project / "results" / "tiny" / "provenance.json").read_text(encoding="utf-8")
+    assert yaml.safe_load(record)["source"] == "toy"
+    refused = called(project, "--dry-run", "--config", "source=toys")
+    assert "source: is 'toys'" in refused.stdout
+    assert "brainweb, mni152, toy" in refused.stdout
+
+
+def test_a_condition_channel_is_a_line(extended):
+    project, touched = extended
+    said, changed = touched[add_channel]
+    assert changed == said
+    table = pd.read_csv(project / "results" / "tiny" / "metrics.csv.gz")
+    seen = table[table["model"] == "Toy"]["conditioning"]
+    assert {*seen} == {"sinogram, truth"}
+    refused = called(
+        project, "--dry-run", "--config", "methods={Toy: {conditioning: [sinogram, truht]}}"
+    )
+    assert "one of sinogram, fbp, truth" in refused.stdout
+
+
+def test_the_report_shows_what_was_added(extended):
+    project, _ = extended
+    result = called(project, "--cores", "1", "--report", "report.html")
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert run(["test", "-s", "report.html"], project).returncode == 0
