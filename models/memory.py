@@ -97,13 +97,6 @@ def metrics(config: Config) -> int:
     return asked(NETWORKS_MB, held)
 
 
-def table1(config: Config) -> int:
-    """A part of the metrics at a time, and one network at a time, whose weights are counted."""
-    models = models_of(config)
-    weights = max(size_of(config, models[name]).weights for name in config["evaluation"]["models"])
-    return asked(NETWORKS_MB, 12 * weights)
-
-
 def images(config: Config) -> int:
     """Rules ``panel`` and ``uncertainty``: a few slices, with all samples, on a canvas of 30 MB."""
     return asked(PLOTS_MB, 30e6)

@@ -1,29 +1,22 @@
 """Rule ``table1``: the paper's Table 1 with ours beside it, and LegoPET's lead over the others."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import yaml
 
-from models.evaluation.bootstrap import DRAWS, Bootstrap
-from models.evaluation.catalogue import (
-    DIFFERENCES,
-    OSEM,
-    REGIONS,
-    TABLE1,
-    TRUTH,
-    Key,
-    Metric,
-    exists_always,
-    ordered,
-)
+from models.evaluation.bootstrap import Bootstrap
+from models.evaluation.catalogue import TABLE1, Key, exists_always, ordered
 from models.evaluation.metrics_table import read_parts
-from models.report.formats import Table, latex, markdown, page
+from models.report.columns import caption, compared, difference_tables, main_tables, name_of
+from models.report.formats import latex, markdown, page
 from pipeline.storage.errors import InputError
-from pipeline.storage.files import atomic_file
+from pipeline.storage.files import atomic_file, check_readable
+from pipeline.storage.system_errors import unreadable
 
 
 class Published(NamedTuple):
@@ -46,85 +39,6 @@ PAPER = {
 UNPUBLISHED = Published(np.nan, np.nan, np.nan)
 
 BASELINES, AS_IN_PAPER, BEYOND = "analytic and iterative", "as in the paper", "beyond the paper"
-
-AGAINST = {OSEM: "against OSEM", TRUTH: "against the noise-free truth", "": "without a reference"}
-
-
-def name_of(key: Key) -> str:
-    """Name a metric's column, such as psnr_db_osem_image; its interval has _low and _high."""
-    return "_".join(filter(None, key))
-
-
-CAPTION = """\
-Means over {images} test images of {subjects} ({slices} anatomical slices in their \
-rotations), with 95 % intervals in brackets. {compared} are of images divided by the largest \
-activity of the training references, with a data range of 1 and nothing clipped, over the whole \
-image or inside the head (pixels with a BrainWeb label above 0). The reference is the OSEM \
-reconstruction of the same prompts, as in the paper, or the noise-free truth. {explained} \
-"As in the paper": networks that see the sinogram alone, one pass or one posterior sample. \
-"Beyond the paper": networks that see the FBP image too, and means of posterior samples. A row of \
-several seeds is the mean of networks that differ in the seed alone. Intervals: percentile \
-bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects, all rotations \
-of a slice together; so few subjects and seeds make them coarse, and rather too narrow; one slice \
-of one seed has none. Paper, 256 x 256: Table 1 of arXiv 2411.16629, of other images and other \
-networks than ours; levels of PSNR and SSIM are not comparable with ours, differences between \
-methods are with care. A dash is a number that does not exist.\
-"""
-
-
-class Column(NamedTuple):
-    """How a number is printed: digits after the point, and the unit that it is divided by."""
-
-    header: str
-    name: str
-    digits: int
-    unit: float = 1.0
-
-
-PARAMETERS = [
-    Column("seeds", "seeds", 0),
-    Column("paper: parameters [M]", "paper_parameters", 2, 1e6),
-    Column("parameters [M]", "parameters", 2, 1e6),
-]
-PUBLISHED = [
-    Column("paper, 256 x 256: PSNR [dB]", "paper_psnr_db", 2),
-    Column("paper, 256 x 256: SSIM", "paper_ssim", 3),
-]
-
-
-def _title(reference: str, region: str) -> str:
-    """Head a table of what is compared with a reference, in a region or in single tissues."""
-    if region in REGIONS:
-        return f"{AGAINST[reference]}, {REGIONS[region]}"
-    return f"activity, {AGAINST[reference]}"
-
-
-PAPERS = _title(OSEM, "image")
-"""The table of what the paper has, too."""
-
-
-def _compared() -> Iterator[tuple[Metric, Key]]:
-    """Metrics whose differences between methods are tabulated: those of whole images."""
-    return (found for found in ordered(DIFFERENCES) if found[1][2] == "image")
-
-
-def _columns(metrics: Iterable[tuple[Metric, Key]]) -> dict[str, list[Column]]:
-    """Columns of some metrics, by the title of their table."""
-    found: dict[str, list[Column]] = {}
-    for metric, key in metrics:
-        column = Column(metric.heading, name_of(key), metric.digits)
-        found.setdefault(_title(*key[1:]), []).append(column)
-    return found
-
-
-def _explained() -> dict[str, str]:
-    """What the caption says of the metrics."""
-    metrics = list(dict.fromkeys(metric for metric, _ in ordered(TABLE1)))
-    listed = [m.label + (f" ({m.details})" if m.details else "") for m in metrics if not m.sentence]
-    sentences = dict.fromkeys(metric.sentence for metric in metrics if metric.sentence)
-    compared = " and ".join(filter(None, [", ".join(listed[:-1]), *listed[-1:]]))
-    return {"compared": compared, "explained": " ".join(sentences)}
-
 
 IMAGE = ["subject", "slice_index", "rotation"]
 ORIGIN = ["model", "estimate", "method", "conditioning", "sampler", "samples"]
@@ -287,9 +201,26 @@ def _difference_record(
         "paper_psnr_db": ours.published.psnr_db - other.published.psnr_db,
         "paper_ssim": ours.published.ssim - other.published.ssim,
     }
-    for _, key in _compared():
+    for _, key in compared():
         record |= _with_interval(bootstrap, key, measured.difference(ours, other, key))
     return record
+
+
+def parameters_in(record: Path) -> int:
+    """Read how many trainable parameters a model has: from what is recorded beside its weights.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or is no such record.
+    """
+    remedy = f"delete it and train again: snakemake --cores all -- {record}"
+    check_readable(record, "record of a training", remedy)
+    try:
+        found = yaml.safe_load(record.read_text(encoding="utf-8"))
+        return int(found["trainable_parameters"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise unreadable(record, error, f"is no record of a training ({error})", remedy) from error
 
 
 def table1(
@@ -312,7 +243,7 @@ def table1(
     rows : mapping of row name to sequence of model
         Replicates, which differ in the seed alone; FBP and OSEM need not be named.
     parameters : mapping of model to int
-        Trainable parameters.
+        Trainable parameters, from `parameters_in`.
     output_csv : Path
         One line a row and estimate; each metric with _low and _high.
     output_differences : Path
@@ -333,17 +264,10 @@ def table1(
     differences = pd.DataFrame(
         [_difference_record(*pair, measured, bootstrap) for pair in _pairs(lines)]
     )
-    images, subjects = measured.images, measured.images["subject"].nunique()
-    caption = CAPTION.format(
-        images=len(images),
-        subjects="1 subject" if subjects == 1 else f"{subjects} subjects",
-        slices=len(images[["subject", "slice_index"]].drop_duplicates()),
-        draws=DRAWS,
-        **_explained(),
-    )
-    to_read = _main_tables(main)
+    about = caption(measured.images)
+    to_read = main_tables(main)
     if len(differences):
-        to_read += _difference_tables(differences)
+        to_read += difference_tables(differences)
     for path, records in ((output_csv, main), (output_differences, differences)):
         with atomic_file(path) as temporary:
             records.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
@@ -353,39 +277,4 @@ def table1(
         (output_html, page),
     ):
         with atomic_file(path) as temporary:
-            temporary.write_text(typeset(caption, to_read), encoding="utf-8")
-
-
-def _main_tables(records: pd.DataFrame) -> list[Table]:
-    first = {PAPERS: [*PARAMETERS, *PUBLISHED]}
-    return [
-        _to_read(title[0].upper() + title[1:], records, [*first.get(title, []), *columns])
-        for title, columns in _columns(ordered(TABLE1)).items()
-    ]
-
-
-def _difference_tables(records: pd.DataFrame) -> list[Table]:
-    ours, first = "LegoPET minus others, image by image", {PAPERS: PUBLISHED}
-    return [
-        _to_read(f"{ours}, {title}", records, [*first.get(title, []), *columns])
-        for title, columns in _columns(_compared()).items()
-    ]
-
-
-def _to_read(title: str, records: pd.DataFrame, columns: Sequence[Column]) -> Table:
-    rows = [
-        (record["block"], [record["row"], *(_cell(record, column) for column in columns)])
-        for record in records.to_dict("records")
-    ]
-    return Table(title, ["", *(column.header for column in columns)], rows)
-
-
-def _cell(record: Mapping[str, Any], column: Column) -> str:
-    found = [
-        f"{record[name] / column.unit:.{column.digits}f}"
-        for name in (column.name, f"{column.name}_low", f"{column.name}_high")
-        if not pd.isna(record.get(name))
-    ]
-    if not found:
-        return "-"
-    return f"{found[0]} [{found[1]}, {found[2]}]" if len(found) == 3 else found[0]
+            temporary.write_text(typeset(about, to_read), encoding="utf-8")

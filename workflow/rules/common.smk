@@ -82,6 +82,11 @@ def weights_of(model):
     return f"{RESULTS}/weights/{model}.safetensors"
 
 
+def record_of(model):
+    """What a model's training used, beside its weights."""
+    return f"{RESULTS}/weights/{model}.yaml"
+
+
 def features_of(wildcards):
     """Weights of the model whose features a model uses, or nothing where it uses none."""
     wanted = MODELS[wildcards.model].settings.get("features")

@@ -71,7 +71,7 @@ rule join_metrics:
 rule table1:
     input:
         metrics=f"{RESULTS}/metrics.csv.gz",
-        weights=[weights_of(model) for model in EVALUATED],
+        records=[record_of(model) for model in EVALUATED],
     output:
         csv=f"{RESULTS}/table1.csv",
         differences=f"{RESULTS}/differences.csv",
@@ -89,7 +89,7 @@ rule table1:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=model_memory.table1(config),
+        mem_mb=model_memory.tables(config),
     params:
         models=EVALUATED,
         rows=rows(EVALUATED),
@@ -304,7 +304,7 @@ rule provenance:
         shards=shards("train", "validation", "test"),
         logs=training_logs().values(),
         weights=[weights_of(model) for model in training_logs()],
-        settings=expand(f"{RESULTS}/weights/{{model}}.yaml", model=training_logs()),
+        settings=[record_of(model) for model in training_logs()],
         checkpoints=expand(f"{RESULTS}/checkpoints/{{model}}", model=training_logs()),
         reconstructions=reconstructions(EVALUATED, of_split("test")),
         metrics=[f"{RESULTS}/metrics.csv.gz", *metrics_of("test")],

@@ -5,7 +5,7 @@ rule train:
         features=features_of,
     output:
         weights=weights_of("{model}"),
-        settings=f"{RESULTS}/weights/{{model}}.yaml",
+        settings=record_of("{model}"),
         table=f"{RESULTS}/training/{{model}}.csv",
         checkpoints=directory(f"{RESULTS}/checkpoints/{{model}}"),
     log:

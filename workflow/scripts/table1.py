@@ -1,20 +1,14 @@
 from pathlib import Path
 
-from models.checkpoints import load, read_metadata
-from models.report.table1 import table1
+from models.report.table1 import parameters_in, table1
 from pipeline.jobs.job import job
 
-
-def parameters_in(weights):
-    return load(weights, read_metadata(weights).network)[0].parameter_count()
-
-
 with job(snakemake):
-    weights = map(Path, snakemake.input.weights)
+    records = map(Path, snakemake.input.records)
     table1(
         Path(snakemake.input.metrics),
         snakemake.params.rows,
-        dict(zip(snakemake.params.models, map(parameters_in, weights), strict=True)),
+        dict(zip(snakemake.params.models, map(parameters_in, records), strict=True)),
         output_csv=Path(snakemake.output.csv),
         output_differences=Path(snakemake.output.differences),
         output_markdown=Path(snakemake.output.markdown),

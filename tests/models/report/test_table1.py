@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.small_models import NETWORK
 from helpers.table1 import ROWS, make, rows_of
+from helpers.trainings import run, split
+from models import checkpoints
 from models.evaluation.bootstrap import Bootstrap
 from models.evaluation.metrics_table import COLUMNS, write_table
-from models.report.table1 import PAPER, Published
+from models.report.table1 import PAPER, Published, parameters_in
 from pipeline.storage.errors import InputError
 
 # --- intervals -----------------------------------------------------------------------------------
@@ -259,3 +262,21 @@ def test_a_model_without_rows_is_named(metrics, tmp_path):
     with pytest.raises(InputError, match=r"metrics\.csv\.gz: has no rows of Pix2Pix"):
         make(metrics, {"Pix2Pix": ["Pix2Pix"]}, tmp_path)
     assert not (tmp_path / "csv").exists()
+
+
+def test_parameters_are_those_that_the_training_recorded(tmp_path):
+    features = run(tmp_path, split(tmp_path), "p")
+    weights = run(tmp_path, split(tmp_path), "l", "LegoPET", features)
+    for path in (features, weights):
+        method, _ = checkpoints.load(path, NETWORK)
+        assert parameters_in(path.with_suffix(".yaml")) == method.parameter_count()
+
+
+@pytest.mark.parametrize("text", ["", "model: x", "trainable_parameters: many", "a: [", "[1, 2]"])
+def test_a_record_that_is_none_is_named(tmp_path, text):
+    record = tmp_path / "PnPNet.yaml"
+    with pytest.raises(InputError, match=r"PnPNet\.yaml: does not exist"):
+        parameters_in(record)
+    record.write_text(text)
+    with pytest.raises(InputError, match=r"PnPNet\.yaml: is no record of a training"):
+        parameters_in(record)
