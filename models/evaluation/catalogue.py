@@ -26,7 +26,7 @@ IMAGES, SAMPLES, TIME = "images", "samples", "time"
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric; neighbours of one name are parts of it, such as two tissues'.
+    """What is known of a metric; several of one name are its parts, such as two tissues.
 
     Attributes
     ----------
@@ -162,7 +162,7 @@ def exists_always(key: Key) -> bool:
 
 def main() -> None:
     """Print the metrics as a Markdown table."""
-    print("| metric | reference | region | unit | better | in tables |\n|---|---|---|---|---|---|")
+    print("| metric | reference | region | unit | better | heading |\n|---|---|---|---|---|---|")
     for metric in METRICS:
         places = (", ".join(names) for names in (metric.references, metric.regions))
         cells = (f"`{metric.name}`", *places, metric.unit, metric.better, metric.heading)
