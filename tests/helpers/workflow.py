@@ -1,6 +1,7 @@
 """Folders with this workflow and calls of Snakemake that the tests of the DAG share."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,6 +36,21 @@ def workplace(folder: Path) -> Path:
     table = "\n".join(["subject\tsplit\tlabels_sha256", *rows]) + "\n"
     (folder / "data" / "subjects.tiny.tsv").write_text(table)
     return folder
+
+
+PROJECT = ("Snakefile", "workflow", "config", "profiles", "pipeline", "models")
+"""All that the workflow runs."""
+
+
+def copy_project(folder: Path) -> None:
+    """Put the project's own files into a folder, where they may be changed."""
+    folder.mkdir(exist_ok=True)
+    for name in PROJECT:
+        if (ROOT / name).is_dir():
+            skip = shutil.ignore_patterns("__pycache__", ".snakemake")
+            shutil.copytree(ROOT / name, folder / name, ignore=skip, dirs_exist_ok=True)
+        else:
+            shutil.copy2(ROOT / name, folder / name)
 
 
 def snakemake(

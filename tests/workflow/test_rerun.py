@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.workflow import ROOT, snakemake
+from helpers.workflow import copy_project, snakemake
 
 pytestmark = pytest.mark.dag
 
@@ -148,13 +148,7 @@ def copy(finished, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rerun") / "copy"
     links = {path.name for path in finished.iterdir() if path.is_symlink()}
     shutil.copytree(finished, folder, ignore=lambda top, names: links & {*names}, symlinks=True)
-    for name in (*links, "pipeline", "models"):
-        source, target = ROOT / name, folder / name
-        skip = shutil.ignore_patterns("__pycache__", ".snakemake")
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=skip, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source, target)
+    copy_project(folder)
     return folder
 
 
