@@ -3,7 +3,6 @@
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
-import yaml
 
 from helpers.configurations import SCHEMA, changed
 from models.settings import FinalSampling, Network, Sampling, Sweep, Training
@@ -30,7 +29,7 @@ SECTIONS = {
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_fields_are_the_keys_of_the_schema(section):
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema = SCHEMA
     for key in section.split("."):
         schema = schema[key]
     names = {field.name for field in fields(SECTIONS[section])}
