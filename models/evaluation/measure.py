@@ -9,7 +9,7 @@ import pandas as pd
 from models.dataset import Scales
 from models.evaluation import catalogue, compute
 from models.evaluation.catalogue import IMAGES, REFERENCES, SAMPLES, Key
-from models.evaluation.compute import Compared
+from models.evaluation.compute import Compared, Images
 from models.evaluation.metrics_table import COLUMNS
 from models.evaluation.slices import Slices
 from pipeline.storage.errors import InputError
@@ -45,7 +45,8 @@ def measure(
         All without it.
     """
     measured = {IMAGES} if samples is None else {IMAGES, SAMPLES}
-    compared = {name: Compared(images, slices, scales, name, samples) for name in ("", *references)}
+    seen = Images(images, slices, scales, samples)
+    compared = {name: Compared(seen, name) for name in ("", *references)}
     values: Values = {}
     for metric, (name, reference, region) in catalogue.ordered():
         asked = reference in compared and (regions is None or region in regions)
