@@ -72,8 +72,8 @@ def test_position_and_total_are_right(method, fine_ring, fine_grid):
 
 
 def test_projections_of_an_image_return_it(sparse, method, fine_ring, fine_grid, disc):
-    truth = 100 * disc(fine_grid, 55, (10, -12))[None]
-    image = method(sparse(fine_ring, fine_grid).project(truth))[0]
+    activity = 100 * disc(fine_grid, 55, (10, -12))[None]
+    image = method(sparse(fine_ring, fine_grid).project(activity))[0]
     middle = from_centre(fine_grid, (10, -12)) < 40
     assert image[middle].mean() == pytest.approx(100, rel=1e-3)
     assert image[middle].std() < 1

@@ -46,7 +46,7 @@ def measured_factors(projector, seed=1):
 
 
 @pytest.fixture(scope="module")
-def truth(disc):
+def activity(disc):
     """A disc of 100 with a hot and a cold spot, on the coarse grid."""
     spots = 60 * disc(COARSE, 25, (40, 20)) - 70 * disc(COARSE, 25, (-30, -35))
     return (100 * disc(COARSE, 95) + spots)[None]
@@ -54,10 +54,12 @@ def truth(disc):
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 20.0]), st.booleans())
 @settings(deadline=None, max_examples=6)
-def test_mlem_never_lowers_the_poisson_likelihood(sparse, ring, truth, seed, background, blurred):
+def test_mlem_never_lowers_the_poisson_likelihood(
+    sparse, ring, activity, seed, background, blurred
+):
     model = ForwardModel(sparse(ring, COARSE), 15.0 if blurred else 0.0)
     rng = np.random.default_rng(seed)
-    mean = 0.01 * exact(model, truth)[0].double().numpy() + background
+    mean = 0.01 * exact(model, activity)[0].double().numpy() + background
     counts = rng.poisson(mean)
     likelihoods = []
     for image in osem(
@@ -73,11 +75,11 @@ def test_mlem_never_lowers_the_poisson_likelihood(sparse, ring, truth, seed, bac
 
 
 @pytest.mark.parametrize("background", [0.0, 3.0])
-def test_one_subset_is_mlem_in_double_precision(sparse, ring, truth, background):
+def test_one_subset_is_mlem_in_double_precision(sparse, ring, activity, background):
     projector = sparse(ring, COARSE)
     matrix = system_matrices(ring, COARSE, 1)[0][0].toarray().astype(np.float64)
     counts = np.random.default_rng(1).poisson(
-        0.01 * matrix @ truth[0][field_of_view(ring, COARSE)] + background
+        0.01 * matrix @ activity[0][field_of_view(ring, COARSE)] + background
     )
     expected = np.ones(matrix.shape[1])
     for _ in range(20):
@@ -92,22 +94,23 @@ def test_one_subset_is_mlem_in_double_precision(sparse, ring, truth, background)
 
 
 @pytest.mark.parametrize("attenuated", [False, True])
-def test_every_mlem_image_explains_all_counts(sparse, ring, truth, attenuated):
+def test_every_mlem_image_explains_all_counts(sparse, ring, activity, attenuated):
     projector = sparse(ring, COARSE)
     factors = measured_factors(projector) if attenuated else None
     model = ForwardModel(projector, 15.0, factors)
-    counts = torch.from_numpy(np.random.default_rng(1).poisson(exact(model, truth)[0])).float()
+    counts = torch.from_numpy(np.random.default_rng(1).poisson(exact(model, activity)[0])).float()
     for image in osem(model, [counts], no_background(1), 10):
         explained = model.forward(image, 0).double().sum()
         assert float(explained) == pytest.approx(float(counts.double().sum()), rel=1e-5)
 
 
-def test_exact_data_lead_to_the_truth(sparse, ring, truth):
+def test_exact_data_lead_to_the_truth(sparse, ring, activity):
     model = ForwardModel(sparse(ring, COARSE, 8), 0.0)
     inside = field_of_view(ring, COARSE)
     errors = [
-        np.linalg.norm((model.projector.images(image) - truth)[0, inside]) / np.linalg.norm(truth)
-        for image in osem(model, exact(model, truth), no_background(1), 100)
+        np.linalg.norm((model.projector.images(image) - activity)[0, inside])
+        / np.linalg.norm(activity)
+        for image in osem(model, exact(model, activity), no_background(1), 100)
     ]
     assert (np.diff(errors[:50]) < 0).all()
     # 4 % after 4 passes, 1.5 % after 10, 5e-4 after 100.
@@ -119,22 +122,24 @@ def test_exact_data_lead_to_the_truth(sparse, ring, truth):
     ("attenuated", "fwhm_mm", "background"),
     [(True, 0.0, 0.0), (False, 15.0, 0.0), (False, 0.0, 2000.0), (True, 15.0, 2000.0)],
 )
-def test_what_is_simulated_is_modelled(sparse, ring, truth, disc, attenuated, fwhm_mm, background):
+def test_what_is_simulated_is_modelled(
+    sparse, ring, activity, disc, attenuated, fwhm_mm, background
+):
     projector = sparse(ring, COARSE, 8)
     model = ForwardModel(projector, fwhm_mm, measured_factors(projector) if attenuated else None)
-    prompts = [part + background for part in exact(model, truth)]
+    prompts = [part + background for part in exact(model, activity)]
     *_, columns = osem(model, prompts, torch.tensor([background]), 60)
     image = projector.images(columns)[0]
     for name, centre, radius in (("hot", (40, 20), 15), ("body", (-20, 45), 25)):
         region = disc(COARSE, radius, centre)
-        bias = (image * region).sum() / (truth[0] * region).sum() - 1
+        bias = (image * region).sum() / (activity[0] * region).sum() - 1
         # Without blurring 2e-4; the edges of a blurred hot spot need more passes than these.
         assert abs(bias) < (1e-2 if fwhm_mm else 1e-3), name
 
 
-def test_no_counts_give_an_empty_image(sparse, ring, truth):
+def test_no_counts_give_an_empty_image(sparse, ring, activity):
     projector = sparse(ring, COARSE, 4)
-    prompts = exact(ForwardModel(projector, 0.0), np.concatenate([truth, 0 * truth]))
+    prompts = exact(ForwardModel(projector, 0.0), np.concatenate([activity, 0 * activity]))
     for background in (0.0, 0.1):
         *_, columns = osem(ForwardModel(projector, 0.0), prompts, torch.full((2,), background), 3)
         assert torch.isfinite(columns).all()
@@ -142,9 +147,9 @@ def test_no_counts_give_an_empty_image(sparse, ring, truth):
         assert not columns[:, 1].any()
 
 
-def test_slices_do_not_influence_each_other(sparse, ring, truth):
+def test_slices_do_not_influence_each_other(sparse, ring, activity):
     model = ForwardModel(sparse(ring, COARSE, 4), 9.0)
-    stack = np.concatenate([truth, 3 * truth[:, ::-1], 0 * truth + 1]).astype(np.float32)
+    stack = np.concatenate([activity, 3 * activity[:, ::-1], 0 * activity + 1]).astype(np.float32)
     *_, together = osem(model, exact(model, stack), no_background(3), 4)
     for row in range(3):
         *_, alone = osem(model, exact(model, stack[row : row + 1]), no_background(1), 4)
@@ -204,11 +209,13 @@ def test_the_rule_models_the_resolution(
     assert errors[0] < 0.8 * errors[1]  # 10 % instead of 14 %
 
 
-def test_the_rule_keeps_every_slice_and_its_identity(tmp_path, sparse, ring, write_sinogram, truth):
+def test_the_rule_keeps_every_slice_and_its_identity(
+    tmp_path, sparse, ring, write_sinogram, activity
+):
     projector = sparse(ring, COARSE, 8)
     count = 2 * SLICES_AT_A_TIME + 3
     levels = np.linspace(0.5, 2, count, dtype=np.float32)
-    line_integrals = projector.project(levels[:, None, None] * truth)
+    line_integrals = projector.project(levels[:, None, None] * activity)
     rotation = np.arange(count) // 20
     path = write_sinogram(tmp_path / "sinogram.h5", line_integrals, 10.0, rotation=rotation)
     reconstruct(path, tmp_path / "osem.h5", OsemSettings(2, 8), PLAIN, projector)

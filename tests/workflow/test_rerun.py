@@ -78,6 +78,12 @@ CODE = {
         "class UNet(nn.Module):\n    CHANGED = True\n",
         trained(U_NETS),
     ),
+    "code of a metric": (
+        "models/evaluation/compute.py",
+        r"(def nrmse\()",
+        r"\1changed=True, *, ",
+        OF_METRICS | SWEPT | SWEEP_FIGURES | END,
+    ),
     "code of a figure": (
         "models/report/images.py",
         r"(def panel\()",

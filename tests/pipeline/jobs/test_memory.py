@@ -26,6 +26,10 @@ from pipeline.tomography.system_matrix import joseph_weights
 TABLE = Path(__file__).with_name("measured_memory.csv")
 
 
+MORE_SUBJECTS = {"table1": 370}
+"""MB of jobs that need more the more test subjects there are (here: one), measured with ten."""
+
+
 def measured(name: str) -> dict[str, float]:
     with TABLE.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["configuration"] == name]
@@ -52,7 +56,9 @@ def test_each_job_asks_for_its_peak_and_little_more(tmp_path, name):
     assert peaks.keys() == wanted.keys()
     own = {job: wanted[job] - memory.SNAKEMAKE_MB for job in peaks}
     assert {job: (peaks[job], mb) for job, mb in own.items() if mb < peaks[job]} == {}
-    assert {job: (peaks[job], mb) for job, mb in own.items() if mb > 2.5 * peaks[job]} == {}
+    assert all(own[job] >= peak for job, peak in MORE_SUBJECTS.items() if job in own)
+    enough = {job: 2.5 * max(peak, MORE_SUBJECTS.get(job, 0)) for job, peak in peaks.items()}
+    assert {job: (peaks[job], mb) for job, mb in own.items() if mb > enough[job]} == {}
 
 
 RUN = """
