@@ -15,6 +15,13 @@ from pipeline.sources.subjects import Subject
 from pipeline.storage.errors import InputError
 from pipeline.tomography.geometry import ring_from
 
+STEM_REACH = 4
+"""Pixels from the middle of the U-Net's first kernel, 7 x 7, to its end, both included.
+
+Weights that no pixel of a smaller image meets have a gradient of 0, but in bfloat16 oneDNN gives
+whatever stood in memory (PyTorch 2.13, on a CPU with AVX-512 BF16: 768 channels of 2 x 2 pixels).
+"""
+
 
 def check_models(
     config: Mapping[str, Any], schema: Mapping[str, Any], subjects: Mapping[str, Subject]
@@ -162,6 +169,13 @@ def _check_network(config: Mapping[str, Any]) -> None:
             f"{stages} stages halve {size} pixels in patches of {patch} {stages - 1} times, "
             "which leaves a remainder",
             f"choose a size that {patch * 2 ** (stages - 1)} divides, or fewer stages",
+        )
+    if size < STEM_REACH * patch:
+        raise InputError(
+            "network.patch",
+            f"{patch} pixels leave {size // patch} x {size // patch} patches of {size} x {size} "
+            "pixels: less than the first convolution's kernel reaches to one side",
+            f"choose at most {size // STEM_REACH}",
         )
     if size % 4 or size < 24:
         raise InputError(

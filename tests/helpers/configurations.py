@@ -11,6 +11,9 @@ from pipeline.jobs.config import check
 from pipeline.storage.errors import InputError
 
 SCHEMA = schema()
+PAPERS = ("PnPNet", "cDPM", "LegoPET", "DeepPET", "cGAN", "Pix2Pix")
+"""Methods that the configurations here evaluate, in the order of the registry."""
+
 DELETE = object()
 
 

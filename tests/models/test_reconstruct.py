@@ -9,7 +9,6 @@ from helpers.small_models import GAN_SIZE, NETWORK, SAMPLING, job, make_shard, s
 from helpers.trainings import run, split
 from models import checkpoints
 from models.reconstruct import Reconstructor, reconstruct
-from models.registry import METHODS
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION
@@ -87,7 +86,7 @@ def test_images_are_in_activity_units(study):
     assert np.allclose(found, expected.detach().numpy() * scale, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", settings()["methods"])
 def test_every_method_can_be_told_the_filtered_back_projection(tmp_path, name):
     """It is trained with both channels, and its images change with the second."""
     config = settings(network__size=GAN_SIZE)

@@ -7,7 +7,6 @@ from helpers.trainings import run, split
 from models import checkpoints
 from models.dataset import ShardSlices
 from models.loader import batches, in_order
-from models.registry import METHODS
 
 
 def test_stages_summarises_a_rules_jobs(tmp_path):
@@ -28,7 +27,7 @@ def test_stages_summarises_a_rules_jobs(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", settings()["methods"])
 def test_methods_are_measured(tmp_path, monkeypatch, name):
     monkeypatch.setattr(methods, "SETTINGS", settings(network__size=GAN_SIZE))
     shard = make_shard(tmp_path / "s.h5", size=GAN_SIZE)

@@ -13,7 +13,7 @@ from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from models.registry import METHODS
+from helpers.configurations import PAPERS
 
 PATIENCE_S = 60  # a loaded machine takes its time
 NAVIGATION = "#app > div > nav"
@@ -235,7 +235,7 @@ def test_table_1_is_a_table_of_every_method(shown):
         assert all(row[0] for row in rows)
         # A row of one cell is a heading inside the table.
         assert {len(row) for row in rows} <= {1, len(head)}
-    assert {"OSEM", "FBP", *METHODS} <= {row[0] for row in pages[0]}
+    assert {"OSEM", "FBP", *PAPERS} <= {row[0] for row in pages[0]}
 
 
 def test_the_overview_describes_the_run_and_draws_the_workflow(browser, shown):

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 import yaml
 
+from helpers.configurations import PAPERS
 from helpers.workflow import ROOT, SUBJECTS, cannot_be_offline, probed, snakemake, workplace
 from models import checkpoints
 from models.evaluation.metrics_table import COLUMNS, read_table
-from models.registry import METHODS
 from pipeline.jobs import provenance
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
 
-MODELS = (*METHODS, "LegoPET-seed2", "LegoPET-fbp")
+MODELS = (*PAPERS, "LegoPET-seed2", "LegoPET-fbp")
 FIGURES = (
     "panel",
     "training",
@@ -106,7 +106,7 @@ def test_table1_has_one_row_for_replicates(finished):
         "LegoPET": 2,
         "LegoPET, mean of 2": 2,
     }
-    assert {"FBP", "OSEM", *METHODS, "LegoPET-fbp"} <= set(table.index)
+    assert {"FBP", "OSEM", *PAPERS, "LegoPET-fbp"} <= set(table.index)
 
 
 def test_kept_checkpoints_are_those_of_every_fifth_epoch(finished):
@@ -276,7 +276,7 @@ def test_the_default_configuration_is_the_papers_experiment(tmp_path):
     for rule in ("fetch", "phantom", "slices", "sinogram", "osem", "fbp", "shard"):
         assert jobs[rule] == 20
     assert jobs["system_matrix"] == 1
-    assert jobs["train"] == len(METHODS) + 3 == 9  # LegoPET with three dropouts
-    assert jobs["reconstruct"] == 2 * len(METHODS)
+    assert jobs["train"] == len(PAPERS) + 3 == 9  # LegoPET with three dropouts
+    assert jobs["reconstruct"] == 2 * len(PAPERS)
     assert jobs["sweep"] == 2 + 3 + 1
     assert not {"uncertainty", "calibration"} & jobs.keys()  # of one sample

@@ -182,7 +182,7 @@ BAD_VALUES = [
     ("network__patch", 0, "a whole number, at least 1, at most 16"),
     ("network__blocks", 9, "at least 1, at most 8"),
     ("training__threads", -1, "at least 0"),
-    ("methods__cGAN__conditioning", "sinogram", "a list of names out of sinogram, fbp, of at"),
+    ("methods__cGAN__conditioning", "sinogram", "a list of names out of sinogram, fbp"),
     ("methods__cGAN__conditioning", ["fbp", "fbp"], "without repetitions"),
     ("methods__cGAN__conditioning", [], "of at least 1 entries"),
     ("methods__LegoPET__keep_every_epochs", -1, "at least 0"),

@@ -16,7 +16,7 @@ def model(name, method="PnPNet", seed=1, **changes):
 def test_every_method_is_a_model_by_its_own_name():
     config = settings()
     found = models_of(config)
-    assert list(found) == list(METHODS)
+    assert list(found) == list(config["methods"])
     for name, one in found.items():
         assert one == Model(name, name, 7, config["methods"][name])
 
@@ -26,7 +26,7 @@ def test_variants_follow_and_replace_settings_or_the_seed():
     dropped = {"method": "LegoPET", "condition_dropout": 0.5, "epochs": 9}
     config = settings(variants={"LegoPET-seed2": seed2, "LegoPET-p05": dropped})
     found = models_of(config)
-    assert list(found) == [*METHODS, "LegoPET-seed2", "LegoPET-p05"]
+    assert list(found) == [*config["methods"], "LegoPET-seed2", "LegoPET-p05"]
     lego = config["methods"]["LegoPET"]
     assert found["LegoPET-seed2"] == Model("LegoPET-seed2", "LegoPET", 2, lego)
     changed = {**lego, "condition_dropout": 0.5, "epochs": 9}

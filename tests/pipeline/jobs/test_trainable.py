@@ -278,6 +278,19 @@ def test_wavelets_longer_than_the_image_are_refused():
     check_refused(small, "methods.PnPNet.levels", "64 x 64 has: 0", "choose a shorter wavelet")
 
 
+# --- patches -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "patch"), [(32, 16), (48, 16)])
+def test_fewer_patches_than_the_first_kernel_reaches_are_refused(folder, size, patch):
+    values = {**sized(size), "network__multipliers": [1]}
+    check(tiny(folder, **values, network__patch=patch // 2), SCHEMA)
+    with pytest.raises(InputError, match="patches of") as caught:
+        check(tiny(folder, **values, network__patch=patch), SCHEMA)
+    assert caught.value.where == "network.patch"
+    assert caught.value.remedy == f"choose at most {size // 4}"
+
+
 # --- batch norm --------------------------------------------------------------------------------
 
 
