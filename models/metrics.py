@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GREY_MATTER, WHITE_MATTER = 2, 3  # BrainWeb classes
-
 MIN_TRUE_CONTRAST = 0.5
 """Least GM/WM - 1 of a slice whose contrast recovery is worth stating.
 
@@ -165,25 +163,21 @@ def interval_coverage(
 # --- activity in tissues ---------------------------------------------------------------------
 
 
-def tissue_means(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average images over grey and over white matter.
+def tissue_mean(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Average images over a tissue.
 
     Parameters
     ----------
     images : ndarray
         (N, y, x), activity units.
-    labels : ndarray
-        (N, y, x), BrainWeb classes.
+    inside : ndarray
+        (N, y, x) bool: the tissue's pixels.
 
     Returns
     -------
-    grey, white : ndarray
+    ndarray
         (N,), activity units; NaN where a slice has none of the tissue.
     """
-    return _tissue_mean(images, labels == GREY_MATTER), _tissue_mean(images, labels == WHITE_MATTER)
-
-
-def _tissue_mean(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
     pixels = inside.sum(axis=(1, 2))
     sums = images.sum(axis=(1, 2), dtype=np.float64, where=inside)
     return sums / np.where(pixels > 0, pixels, np.nan)
@@ -197,7 +191,7 @@ def contrast_recovery(
     Parameters
     ----------
     means, true_means : tuple of ndarray
-        Mean activity in grey and white matter, (N,) each, from `tissue_means`.
+        Mean activity in grey and white matter, (N,) each, from `tissue_mean`.
 
     Returns
     -------

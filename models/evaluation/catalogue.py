@@ -16,6 +16,14 @@ OSEM, TRUTH = "osem", "truth"
 REFERENCES = {OSEM: "osem", TRUTH: "activity"}
 """What images are compared with: its name in tables, and the shard's dataset."""
 
+CLASSES: dict[str, tuple[int, ...] | None] = {
+    "image": None,
+    "head": tuple(range(1, 12)),
+    "grey": (2,),
+    "white": (3,),
+}
+"""BrainWeb's classes of the pixels of each region; None for all pixels."""
+
 REGIONS = {"image": "whole image", "head": "inside the head"}
 """Where images are compared, and how that is headed; other regions are of single metrics."""
 
@@ -65,6 +73,10 @@ class Metric:
     tables: tuple[str, ...] = ()
     details: str = ""
     sentence: str = ""
+
+    def __post_init__(self) -> None:
+        if not {*self.references} <= {"", *REFERENCES} or not {*self.regions} <= {"", *CLASSES}:
+            raise ValueError(f"{self.name}: {self.references} in {self.regions} are not all known")
 
     @property
     def heading(self) -> str:
@@ -152,6 +164,12 @@ def ordered(table: str | None = None) -> Iterator[tuple[Metric, Key]]:
         for reference, region, metric in product(references, regions, list(metrics)):
             if table is None or table in metric.tables:
                 yield metric, (metric.name, reference, region)
+
+
+def measured() -> list[str]:
+    """Say what is measured, in its order, and nothing of how that is called."""
+    places = f"{REFERENCES} {CLASSES}"
+    return [places, *(f"{key} {metric.of} {metric.always}" for metric, key in ordered())]
 
 
 def exists_always(key: Key) -> bool:

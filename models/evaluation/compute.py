@@ -15,8 +15,6 @@ from models.dataset import Scales
 from models.evaluation.catalogue import REFERENCES
 from models.evaluation.slices import Slices
 
-TISSUES = ("grey", "white")
-
 
 class Images:
     """Images of N slices, and what several metrics need of them, made once when asked for.
@@ -41,6 +39,7 @@ class Images:
         samples: np.ndarray | None = None,
     ):
         self.activity, self.slices, self._scales, self._samples = activity, slices, scales, samples
+        self._means: dict[str, np.ndarray] = {}
 
     @cached_property
     def normalised(self) -> Tensor:
@@ -51,15 +50,11 @@ class Images:
         """(N, y, x) in activity units -> (N, 1, y, x) in [0, 1] units."""
         return torch.from_numpy(activity / np.float32(self._scales.activity))[:, None]
 
-    @cached_property
-    def means(self) -> dict[str, np.ndarray]:
-        """(N,) of each tissue, activity units."""
-        return self.tissue_means(self.activity)
-
-    def tissue_means(self, activity: np.ndarray) -> dict[str, np.ndarray]:
-        """(N, y, x) -> (N,) of each tissue."""
-        means = metrics.tissue_means(activity, self.slices.labels)
-        return dict(zip(TISSUES, means, strict=True))
+    def mean_in(self, region: str) -> np.ndarray:
+        """(N,), activity units: means over a tissue."""
+        if region not in self._means:
+            self._means[region] = _mean_over(self.activity, self.slices, region)
+        return self._means[region]
 
     @property
     def draws(self) -> Tensor:
@@ -79,6 +74,7 @@ class Compared:
 
     def __init__(self, images: Images, reference: str):
         self.of, self._reference = images, reference
+        self._reference_means: dict[str, np.ndarray] = {}
 
     def mask(self, region: str) -> Tensor | None:
         """(N, 1, y, x) bool: pixels of a region; None for all."""
@@ -106,10 +102,17 @@ class Compared:
         found: np.ndarray = getattr(self.of.slices, REFERENCES[self._reference])
         return found
 
-    @cached_property
-    def reference_means(self) -> dict[str, np.ndarray]:
-        """(N,) of each tissue, activity units."""
-        return self.of.tissue_means(self.reference_activity)
+    def reference_mean_in(self, region: str) -> np.ndarray:
+        """(N,), activity units: the reference's means over a tissue."""
+        if region not in self._reference_means:
+            found = _mean_over(self.reference_activity, self.of.slices, region)
+            self._reference_means[region] = found
+        return self._reference_means[region]
+
+
+def _mean_over(activity: np.ndarray, slices: Slices, region: str) -> np.ndarray:
+    inside = slices.inside(region)
+    return metrics.tissue_mean(activity, np.ones_like(activity, bool) if inside is None else inside)
 
 
 # --- quality of images -----------------------------------------------------------------------
@@ -135,18 +138,20 @@ def nrmse(compared: Compared, region: str) -> Tensor:
 
 def mean(compared: Compared, region: str) -> np.ndarray:
     """Mean activity of a tissue."""
-    return compared.of.means[region]
+    return compared.of.mean_in(region)
 
 
 def mean_error(compared: Compared, region: str) -> np.ndarray:
     """Mean activity of a tissue minus the reference's."""
-    return compared.of.means[region] - compared.reference_means[region]
+    return compared.of.mean_in(region) - compared.reference_mean_in(region)
 
 
 def contrast_recovery(compared: Compared, region: str) -> np.ndarray:
     """See `models.metrics.contrast_recovery`."""
-    both = compared.of.means, compared.reference_means
-    means, reference_means = ((found["grey"], found["white"]) for found in both)
+    means, reference_means = (
+        (mean_in("grey"), mean_in("white"))
+        for mean_in in (compared.of.mean_in, compared.reference_mean_in)
+    )
     return metrics.contrast_recovery(means, reference_means)
 
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from models.dataset import subject_of
-from models.metrics import GREY_MATTER, WHITE_MATTER
+from models.evaluation.catalogue import CLASSES
 from pipeline.storage import hdf5
 
 
@@ -36,9 +36,6 @@ class Slices:
         return cls(subject_of(shard), *(hdf5.finite(shard[name], rows) for name in names))
 
     def inside(self, region: str) -> np.ndarray | None:
-        """(N, y, x) bool: pixels of a region; None for all. The head has labels above 0."""
-        if region == "image":
-            return None
-        if region == "head":
-            return self.labels > 0
-        return self.labels == {"grey": GREY_MATTER, "white": WHITE_MATTER}[region]
+        """(N, y, x) bool: pixels of a region of the catalogue; None for all."""
+        classes = CLASSES[region]
+        return None if classes is None else np.isin(self.labels, classes)

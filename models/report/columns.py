@@ -25,14 +25,16 @@ activity of the training references, with a data range of 1 and nothing clipped,
 image or inside the head (pixels with a BrainWeb label above 0). The reference is the OSEM \
 reconstruction of the same prompts, as in the paper, or the noise-free truth. {explained} \
 "As in the paper": networks that see the sinogram alone, one pass or one posterior sample. \
-"Beyond the paper": networks that see the FBP image too, and means of posterior samples. A row of \
-several seeds is the mean of networks that differ in the seed alone. Intervals: percentile \
-bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects, all rotations \
-of a slice together; so few subjects and seeds make them coarse, and rather too narrow; one slice \
-of one seed has none. Paper, 256 x 256: Table 1 of arXiv 2411.16629, of other images and other \
-networks than ours; levels of PSNR and SSIM are not comparable with ours, differences between \
-methods are with care. A dash is a number that does not exist.\
+"Beyond the paper": networks that see the FBP image too, and means of posterior samples.{others} \
+A row of several seeds is the mean of networks that differ in the seed alone. Intervals: \
+percentile bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects, \
+all rotations of a slice together; so few subjects and seeds make them coarse, and rather too \
+narrow; one slice of one seed has none. Paper, 256 x 256: Table 1 of arXiv 2411.16629, of other \
+images and other networks than ours; levels of PSNR and SSIM are not comparable with ours, \
+differences between methods are with care. A dash is a number that does not exist.\
 """
+
+OTHERS = " So are methods that it has not, and networks that see anything else."
 
 AGAINST = {OSEM: "against OSEM", TRUTH: "against the noise-free truth", "": "without a reference"}
 
@@ -87,17 +89,34 @@ def _columns(metrics: Iterable[tuple[Metric, Key]]) -> dict[str, list[Column]]:
     return found
 
 
-def caption(images: pd.DataFrame) -> str:
-    """Say what the numbers are; images as of `models.report.table1.Measured`."""
+def caption(images: pd.DataFrame, others: bool) -> str:
+    """Say what the numbers are.
+
+    Parameters
+    ----------
+    images : DataFrame
+        As of `models.report.table1.Measured`.
+    others : bool
+        Whether there are methods that the paper has not, or networks that see something else.
+    """
     subjects = images["subject"].nunique()
     metrics = list(dict.fromkeys(metric for metric, _ in ordered(TABLE1)))
-    listed = [m.label + (f" ({m.details})" if m.details else "") for m in metrics if not m.sentence]
+    plain = [metric for metric in metrics if not metric.sentence]
+    compared = [m for m in plain if "" not in m.references and m.unit != "activity"]
+    listed = [m.label + (f" ({m.details})" if m.details else "") for m in compared]
+    explained = [m.sentence for m in metrics if m.sentence]
+    explained += [
+        f"{m.heading}{f': {m.details}' if m.details else ' is of images in activity units'}."
+        for m in plain
+        if m not in compared
+    ]
     return CAPTION.format(
         images=len(images),
         subjects="1 subject" if subjects == 1 else f"{subjects} subjects",
         slices=len(images[["subject", "slice_index"]].drop_duplicates()),
         compared=" and ".join(filter(None, [", ".join(listed[:-1]), *listed[-1:]])),
-        explained=" ".join(dict.fromkeys(m.sentence for m in metrics if m.sentence)),
+        explained=" ".join(dict.fromkeys(explained)),
+        others=OTHERS if others else "",
         draws=DRAWS,
     )
 

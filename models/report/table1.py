@@ -36,7 +36,13 @@ PAPER = {
 }
 """Table 1 of arXiv 2411.16629: against OSEM, whole images of 256 x 256 pixels."""
 
+SEEN = ("", "sinogram", "sinogram, fbp")
+"""What networks see in the paper and, as the caption says, beyond it."""
+
 UNPUBLISHED = Published(np.nan, np.nan, np.nan)
+
+ANALYTIC = ("FBP", "OSEM")
+"""What needs no network."""
 
 BASELINES, AS_IN_PAPER, BEYOND = "analytic and iterative", "as in the paper", "beyond the paper"
 
@@ -62,10 +68,15 @@ class Row:
     @property
     def block(self) -> str:
         """Part of the table."""
-        if self.method in ("FBP", "OSEM"):
+        if self.method in ANALYTIC:
             return BASELINES
         plain = self.conditioning == "sinogram" and self.estimate == "single"
-        return AS_IN_PAPER if plain else BEYOND
+        return AS_IN_PAPER if plain and self.of_paper else BEYOND
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether the paper has the method, PnPNet as a part of LegoPET."""
+        return self.method in (*PAPER, "PnPNet", *ANALYTIC)
 
     @property
     def label(self) -> str:
@@ -81,7 +92,7 @@ class Row:
 def _rows(metrics: Path, origins: pd.DataFrame, models: Mapping[str, Sequence[str]]) -> list[Row]:
     """Rows in the table's order: baselines, then as in the paper, then beyond."""
     present = set(origins["model"])
-    baselines = {name: [name] for name in ("FBP", "OSEM") if name in present}
+    baselines = {name: [name] for name in ANALYTIC if name in present}
     rows: list[Row] = []
     for name, replicates in {**baselines, **models}.items():
         for model in replicates:
@@ -264,7 +275,8 @@ def table1(
     differences = pd.DataFrame(
         [_difference_record(*pair, measured, bootstrap) for pair in _pairs(lines)]
     )
-    about = caption(measured.images)
+    others = any(not row.of_paper or row.conditioning not in SEEN for row in lines)
+    about = caption(measured.images, others)
     to_read = main_tables(main)
     if len(differences):
         to_read += difference_tables(differences)

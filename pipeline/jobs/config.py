@@ -96,19 +96,20 @@ def _as_input_error(error: Any) -> InputError:
     where = ".".join(map(str, error.path)) or "configuration"
     if error.validator == "additionalProperties":
         known = sorted(error.schema["properties"])
-        unknown = sorted(set(map(str, error.instance)) - set(known))[0]
-        nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.0)
-        key = unknown if where == "configuration" else f"{where}.{unknown}"
+        unknown = sorted((key for key in error.instance if key not in known), key=str)[0]
+        nearest = difflib.get_close_matches(str(unknown), known, n=1)
+        guess = f"did you mean '{nearest[0]}'? " if nearest else "leave it out. "
         return InputError(
-            key,
-            f"is not a known key (value {error.instance.get(unknown)!r})",
-            f"did you mean '{nearest[0]}'? Known here: {', '.join(known)}",
+            str(unknown) if where == "configuration" else f"{where}.{unknown}",
+            f"is not a known key (value {error.instance[unknown]!r})",
+            f"{guess}Known here: {', '.join(known)}",
         )
     if error.validator == "required":
         missing = sorted(set(error.validator_value) - set(error.instance))
-        return InputError(
-            where, f"lacks {', '.join(missing)}", "start from config/config.yaml, which has all"
-        )
+        remedy = "start from config/config.yaml, which has all"
+        if where.startswith("variants."):
+            remedy = "say of which method it is a variant"
+        return InputError(where, f"lacks {', '.join(missing)}", remedy)
     problem, remedy = f"is {error.instance!r}", f"give {_wanted(error.schema)}."
     if error.validator_value == "string" and not isinstance(error.instance, dict | list):
         remedy += " In YAML, quotes make a text of a number or of a word like null or no."

@@ -33,8 +33,9 @@ def check_models(
     config : mapping
         The configuration, of valid types and limits.
     schema : mapping
-        Its schema, whose sections of methods say ``batch_norm`` where networks normalise by the
-        statistics of the batch, and of which ``method`` the model named by ``features`` is.
+        Its schema. Sections of methods say ``batch_norm`` where networks normalise by the
+        statistics of the batch; settings, by a name of `CHECKS`, the ``check`` that they need, and
+        ``features``, of which ``method`` the model is that it names.
     subjects : mapping of name to Subject
         Its table of subjects.
 
@@ -46,14 +47,12 @@ def check_models(
     _check_network(config)
     models = models_of(config)
     for name, model in models.items():
-        _check_features(name, model, schema, models)
+        _check_features(_where(name, config), model, schema, models)
         _check_steps(name, model.settings, config)
-        if "timesteps" in model.settings:
-            check_schedule(name, model.settings)
-        if "wavelet" in model.settings:
-            _check_wavelet(name, model.settings, config)
-        if "convolutions" in model.settings:
-            _check_encoder(name, model.settings, config, subjects)
+        properties = schema["properties"]["methods"]["properties"][model.method]["properties"]
+        for setting in properties.values():
+            if check := setting.get("check"):
+                CHECKS[check](_where(name, config), model.settings, config, subjects)
     _check_evaluation(config, models)
     _check_devices(config, schema, models)
 
@@ -100,7 +99,7 @@ def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) ->
 
 
 def _check_features(
-    name: str, model: Model, schema: Mapping[str, Any], models: Mapping[str, Model]
+    where: str, model: Model, schema: Mapping[str, Any], models: Mapping[str, Model]
 ) -> None:
     wanted = model.settings.get("features")
     if wanted is None:
@@ -110,16 +109,16 @@ def _check_features(
     source = models.get(wanted)
     if source is None or source.method != giving:
         raise InputError(
-            f"{name}: features",
+            f"{where}.features",
             f"{wanted!r} is not {giving} nor a variant of it",
             f"name {giving} or a variant of it",
         )
     if source.settings["conditioning"] != model.settings["conditioning"]:
         raise InputError(
-            f"{name}: features",
-            f"{wanted} sees {source.settings['conditioning']}, and {name} "
+            f"{where}.features",
+            f"{wanted} sees {source.settings['conditioning']}, and {model.name} "
             f"{model.settings['conditioning']}",
-            "give both the same conditioning",
+            "give both the same conditioning, in the same order",
         )
 
 
@@ -165,7 +164,7 @@ def _check_network(config: Mapping[str, Any]) -> None:
         )
     if size % (patch * 2 ** (stages - 1)):
         raise InputError(
-            "network.multipliers",
+            "network.patch" if size % patch else "network.multipliers",
             f"{stages} stages halve {size} pixels in patches of {patch} {stages - 1} times, "
             "which leaves a remainder",
             f"choose a size that {patch * 2 ** (stages - 1)} divides, or fewer stages",
@@ -191,25 +190,31 @@ def _check_network(config: Mapping[str, Any]) -> None:
         )
 
 
-def _key(name: str, setting: str, config: Mapping[str, Any]) -> str:
-    return f"{'methods' if name in config['methods'] else 'variants'}.{name}.{setting}"
+def _where(name: str, config: Mapping[str, Any]) -> str:
+    """Name a model's section."""
+    return f"{'methods' if name in config['methods'] else 'variants'}.{name}"
 
 
-def _check_wavelet(name: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def _check_wavelet(
+    where: str,
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any],
+    _subjects: Mapping[str, Subject],
+) -> None:
     """The wavelet must exist, and the image be large enough for its levels."""
     wavelet, levels, size = settings["wavelet"], settings["levels"], config["network"]["size"]
     known = pywt.wavelist(kind="discrete")  # type: ignore[attr-defined]
     if wavelet not in known:
         nearest = difflib.get_close_matches(wavelet, known, n=3, cutoff=0.0)
         raise InputError(
-            _key(name, "wavelet", config),
+            f"{where}.wavelet",
             f"{wavelet!r} is no discrete wavelet of PyWavelets",
             f"did you mean {' or '.join(nearest)}?",
         )
     most = most_levels(wavelet, size)
     if levels > most:
         raise InputError(
-            _key(name, "levels", config),
+            f"{where}.levels",
             f"{levels} levels of {wavelet} are more than an image of {size} x {size} has: {most}",
             f"choose at most {most}" if most else "choose a shorter wavelet, such as haar",
         )
@@ -229,7 +234,7 @@ def most_levels(wavelet: str, size: int) -> int:
 
 
 def _check_encoder(
-    name: str,
+    where: str,
     settings: Mapping[str, Any],
     config: Mapping[str, Any],
     subjects: Mapping[str, Subject],
@@ -239,19 +244,32 @@ def _check_encoder(
     factor = 2 ** (stages - 1)
     if size % factor:
         raise InputError(
-            _key(name, "convolutions", config),
+            f"{where}.convolutions",
             f"{stages} stages halve {size} pixels {stages - 1} times, which leaves a remainder",
             f"choose a size that {factor} divides, or fewer stages",
         )
     count, batch = _training_slices(config, subjects), settings["batch_size"]
     if size == factor and 1 in (batch, count % batch):
         raise InputError(
-            _key(name, "convolutions", config),
+            f"{where}.convolutions",
             f"{stages} stages leave a single pixel of {size} x {size}, and batches of {batch} a "
             f"single one of {count} training slices: batch norm has nothing to average",
             "choose fewer stages, or a batch_size (2 or more) whose last batch has 2 slices or "
             "more",
         )
+
+
+def _check_noise(
+    where: str,
+    settings: Mapping[str, Any],
+    _config: Mapping[str, Any],
+    _subjects: Mapping[str, Subject],
+) -> None:
+    check_schedule(where, settings)
+
+
+CHECKS = {"wavelet": _check_wavelet, "encoder": _check_encoder, "noise schedule": _check_noise}
+"""Of settings whose limits depend on others, by what their schema calls it."""
 
 
 def _training_slices(config: Mapping[str, Any], subjects: Mapping[str, Subject]) -> int:

@@ -30,8 +30,9 @@ def convert(config: dict[str, Any], rules: Mapping[str, Any]) -> None:
     variants = config.get("variants")
     _converted(config, rules, rules)
     for variant in variants.values() if isinstance(variants, dict) else ():
-        if isinstance(variant, dict) and variant.get("method") in methods:
-            _converted(variant, methods[variant["method"]], rules)
+        method = variant.get("method") if isinstance(variant, dict) else None
+        if isinstance(method, str) and method in methods:
+            _converted(variant, methods[method], rules)
 
 
 def _converted(value: Any, rule: Mapping[str, Any], rules: Mapping[str, Any]) -> Any:

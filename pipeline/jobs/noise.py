@@ -62,13 +62,13 @@ def alphas_cumprod(schedule: NoiseSchedule) -> np.ndarray:
     return np.cumprod(1 - betas(schedule))
 
 
-def check_schedule(name: str, settings: Mapping[str, Any]) -> None:
+def check_schedule(where: str, settings: Mapping[str, Any]) -> None:
     """Refuse noise schedules from which no model can sample.
 
     Parameters
     ----------
-    name : str
-        Of the model.
+    where : str
+        Section of the model in the configuration.
     settings : mapping
         Its settings, with the fields of `NoiseSchedule`.
 
@@ -85,31 +85,31 @@ def check_schedule(name: str, settings: Mapping[str, Any]) -> None:
     start, end, steps = schedule.beta_start, schedule.beta_end, schedule.timesteps
     if start > end:
         raise InputError(
-            f"{name}: beta_start",
+            f"{where}.beta_start",
             f"{start} is above beta_end {end}",
             "noise must grow with the step: give beta_start the smaller value",
         )
     if start < SMALLEST_NOISE_POWER:
         raise InputError(
-            f"{name}: beta_start",
+            f"{where}.beta_start",
             f"{start} is lost in float32: the first step would add no noise",
             f"give at least {SMALLEST_NOISE_POWER:.2g} (1.0e-4 is usual)",
         )
-    _check_last_signal(name, schedule, f"beta from {start:g} to {end:g} over {steps} timesteps")
+    _check_last_signal(where, schedule, f"beta from {start:g} to {end:g} over {steps} timesteps")
 
 
-def _check_last_signal(name: str, schedule: NoiseSchedule, described: str) -> None:
+def _check_last_signal(where: str, schedule: NoiseSchedule, described: str) -> None:
     power = float(alphas_cumprod(schedule)[-1])
     if power < SMALLEST_SIGNAL_POWER:
         raise InputError(
-            f"{name}: beta_end",
+            f"{where}.beta_end",
             f"{described} leaves {power**0.5:.2g} of the image at the last step, which float32 "
             "cannot tell from nothing",
             f"give it at least {SMALLEST_SIGNAL_POWER**0.5:.2g} ({_usual(schedule)})",
         )
     if power**0.5 > LARGEST_LAST_SIGNAL:
         raise InputError(
-            f"{name}: beta_end",
+            f"{where}.beta_end",
             f"{described} leaves {power**0.5:.2g} of the image at the last step, and sampling "
             "starts from pure noise, which training never shows",
             f"leave at most {LARGEST_LAST_SIGNAL:g} ({_usual(schedule)})",

@@ -58,7 +58,7 @@ REFERENCE = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)+:\w+", re.ASCII)
 
 
 @cache
-def code_hash(script: str, *chosen: str) -> str:
+def code_hash(script: str, *chosen: str, without: str = "") -> str:
     """Hash (16 hex digits) a script and all that it uses of this project.
 
     Parameters
@@ -67,12 +67,14 @@ def code_hash(script: str, *chosen: str) -> str:
         Of ``workflow/scripts``, as "train.py".
     *chosen : str
         Entries of registries that it uses, as "models.methods.gan:Pix2Pix"; if none, all.
+    without : str
+        Module of which the rule's parameters say all that counts.
     """
     found: dict[Definition, str] = {}
     waiting = [Definition(script, WHOLE), *map(_referred, chosen)]
     while waiting:
         definition = waiting.pop()
-        if definition in found:
+        if definition in found or definition.module == without:
             continue
         found[definition], used, named = _module(definition.module).look_up(definition.name)
         waiting += used
@@ -212,6 +214,8 @@ def _names(node: ast.AST, local: frozenset[str] = frozenset()) -> Iterator[tuple
     elif isinstance(node, ast.Name):
         if node.id not in local:
             yield node.id, None
+    elif isinstance(node, ast.Raise):
+        pass
     elif isinstance(node, FUNCTIONS):
         outer = [*getattr(node, "decorator_list", []), *node.args.defaults, *node.args.kw_defaults]
         body = node.body if isinstance(node.body, list) else [node.body]
@@ -250,6 +254,8 @@ def _text(node: Any, in_class: bool = False) -> str:
         return repr(node)
     if isinstance(node, ast.AnnAssign):
         return _annotated(node, in_class)
+    if isinstance(node, ast.Raise):
+        return "Raise()"  # with which words, changes no result
     fields = (
         f"{name}={_text(value, isinstance(node, ast.ClassDef))}"
         for name, value in ast.iter_fields(node)

@@ -103,7 +103,7 @@ METRIC_FUNCTION = '''
 
 def largest_error(compared, region):
     """Largest absolute error."""
-    return abs(compared.activity - compared.reference_activity).max(axis=(1, 2))
+    return abs(compared.of.activity - compared.reference_activity).max(axis=(1, 2))
 '''
 
 OVERLAY = {

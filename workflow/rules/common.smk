@@ -18,6 +18,7 @@ from pipeline.tomography import backend
 from pipeline.jobs import memory
 from models import memory as model_memory
 from models.channels import CHANNELS
+from models.evaluation import catalogue
 from models.registry import METHODS
 from models.configuration import schema
 from pipeline.jobs.used_code import code_hash
@@ -93,12 +94,13 @@ def features_of(wildcards):
     return weights_of(wanted) if wanted else []
 
 
-def code_of(script, model):
+def code_of(script, model, without=""):
     """Code that a script runs for a model: its method's and no other's, as a hash, and channels."""
     own = MODELS[model]
     used = [own, *(MODELS[name] for name in [own.settings.get("features")] if name)]
     channels = [str(CHANNELS[name]) for name in own.settings["conditioning"]]
-    return [code_hash(script, *(METHODS[each.method] for each in used)), *channels]
+    methods = (METHODS[each.method] for each in used)
+    return [code_hash(script, *methods, without=without), *channels]
 
 
 def shown():

@@ -45,7 +45,8 @@ rule metrics:
         mem_mb=model_memory.metrics(config),
     params:
         models=EVALUATED,
-        code=code_hash("metrics.py"),
+        measured=catalogue.measured(),
+        code=code_hash("metrics.py", without=catalogue.__name__),
     script:
         "../scripts/metrics.py"
 
@@ -223,7 +224,10 @@ rule sweep:
         ),
         precision=config["training"]["precision"],
         sweep=lambda wildcards: SWEEPS[wildcards.sweep],
-        code=lambda wildcards: code_of("sweep.py", wildcards.model),
+        measured=catalogue.measured(),
+        code=lambda wildcards: code_of(
+            "sweep.py", wildcards.model, without=catalogue.__name__
+        ),
     script:
         "../scripts/sweep.py"
 

@@ -260,7 +260,7 @@ CONTRADICTIONS = {
     "patches": (
         {"network__patch": 3},
         (
-            "network.multipliers",
+            "network.patch",
             "4 stages halve 256 pixels in patches of 3 3 times",
             "a size that 24 divides",
         ),

@@ -44,7 +44,7 @@ BAD_VARIANTS = {
     ),
     "no method": (
         {"variants__LegoPET-x": {"seed": 2}},
-        ("variants.LegoPET-x", "lacks method", "start from"),
+        ("variants.LegoPET-x", "lacks method", "of which method it is a variant"),
     ),
     "no section": ({"variants__LegoPET-x": None}, ("variants.LegoPET-x", "is None", "a section")),
     "name of a method": (
@@ -87,27 +87,27 @@ def test_good_variants_and_evaluations(values):
 CONTRADICTIONS = {
     "unknown features": (
         {"methods__LegoPET__features": "PnP"},
-        ("LegoPET: features", "'PnP' is not PnPNet nor a variant of it", "name PnPNet"),
+        ("methods.LegoPET.features", "'PnP' is not PnPNet nor a variant of it", "name PnPNet"),
     ),
     "features of another method": (
         variant(features="LegoPET"),
-        ("LegoPET-x: features", "'LegoPET' is not PnPNet", "name PnPNet"),
+        ("variants.LegoPET-x.features", "'LegoPET' is not PnPNet", "name PnPNet"),
     ),
     "features of other measurements": (
         variant(conditioning=["sinogram", "fbp"]),
         (
-            "LegoPET-x: features",
+            "variants.LegoPET-x.features",
             "PnPNet sees ['sinogram'], and LegoPET-x ['sinogram', 'fbp']",
             "the same conditioning",
         ),
     ),
     "noise": (
         {"methods__cDPM__beta_start": 0.5},
-        ("cDPM: beta_start", "0.5 is above beta_end 0.02", "the smaller value"),
+        ("methods.cDPM.beta_start", "0.5 is above beta_end 0.02", "the smaller value"),
     ),
     "noise of a variant": (
         variant(beta_end=1.0e-5),
-        ("LegoPET-x: beta_start", "0.0001 is above beta_end 1e-05", "the smaller value"),
+        ("variants.LegoPET-x.beta_start", "0.0001 is above beta_end 1e-05", "the smaller value"),
     ),
     "model": (
         {"evaluation__models": ["PnPNet", "LegoPET-p03"]},

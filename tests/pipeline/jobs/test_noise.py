@@ -227,7 +227,7 @@ def test_schedules_that_leave_much_of_the_image_are_refused(changes):
     own = forward(**changes)
     with pytest.raises(InputError, match="starts from pure noise") as caught:
         check_schedule("LegoPET-x", own)
-    assert caught.value.where == "LegoPET-x: beta_end"
+    assert caught.value.where == "LegoPET-x.beta_end"
     assert f"over {own['timesteps']} timesteps" in caught.value.problem
     assert "at most 0.05" in caught.value.remedy
     assert "noise_schedule: cosine" in caught.value.remedy
@@ -266,7 +266,7 @@ def test_the_scaled_betas_of_the_remedy_are_accepted(timesteps):
 def test_schedules_without_arithmetic_are_refused(changes, key, problem):
     with pytest.raises(InputError) as caught:
         check_schedule("cDPM", forward(**changes))
-    assert caught.value.where == f"cDPM: {key}"
+    assert caught.value.where == f"cDPM.{key}"
     assert problem in caught.value.problem
 
 
@@ -274,7 +274,9 @@ def test_schedules_without_arithmetic_are_refused(changes, key, problem):
 
 
 def test_configurations_with_such_schedules_are_refused():
-    check_refused({"methods__cDPM__beta_end": 0.2}, "cDPM: beta_end", "4.6e-24", "scale the betas")
+    check_refused(
+        {"methods__cDPM__beta_end": 0.2}, "methods.cDPM.beta_end", "4.6e-24", "scale the betas"
+    )
     error = refusal(
         **{
             "variants__LegoPET-x": {"method": "LegoPET", "timesteps": 100},
@@ -282,7 +284,10 @@ def test_configurations_with_such_schedules_are_refused():
             "evaluation__sweeps__samplers__sampling": [{"steps": 10}],
         }
     )
-    assert (error.where, "0.6 of the image" in error.problem) == ("LegoPET-x: beta_end", True)
+    assert (error.where, "0.6 of the image" in error.problem) == (
+        "variants.LegoPET-x.beta_end",
+        True,
+    )
     assert "beta_start 0.001 and beta_end 0.2" in error.remedy
     check(changed(**{"variants__C": {"method": "cDPM", "noise_schedule": "cosine"}}), SCHEMA)
 

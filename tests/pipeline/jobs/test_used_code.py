@@ -192,8 +192,11 @@ OF_MODELS = {"train", "reconstruct", "sweep"}
 @pytest.mark.parametrize(("name", "body"), BODIES.items(), ids=BODIES)
 def test_every_rule_passes_the_hash_of_its_own_script(name, body):
     script = re.search(r'^    script:\s+"\.\./scripts/(\w+\.py)"', body, flags=re.MULTILINE)
-    plain = re.findall(r'\bcode=code_hash\("(\w+\.py)"(?:, SOURCES\[config\["source"\]\])?\)', body)
-    of_model = re.findall(r'code=lambda wildcards: code_of\("(\w+\.py)", wildcards.model\)', body)
+    beside = r'(?:, SOURCES\[config\["source"\]\]|, without=catalogue.__name__)?'
+    plain = re.findall(rf'\bcode=code_hash\("(\w+\.py)"{beside}\)', body)
+    of_model = re.findall(
+        rf'code=lambda wildcards: code_of\(\s*"(\w+\.py)", wildcards.model{beside}\s*\)', body
+    )
     assert (plain, of_model)[name in OF_MODELS] == ([script[1]] if script else []), f"rule {name}"
     assert len(plain + of_model) == (script is not None)
     assert script is None or (ROOT / "workflow" / "scripts" / script[1]).is_file()
