@@ -10,7 +10,7 @@ import torch
 
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
-from pipeline.tomography.geometry import Grid, Ring, field_of_view
+from pipeline.tomography.geometry import Geometry, Grid, Ring, field_of_view
 from pipeline.tomography.projectors import torch_csr
 
 
@@ -31,32 +31,44 @@ class FbpSettings:
 
 
 class FilteredBackProjection:
-    """FBP for the sinograms of a ring.
+    """FBP for the sinograms of a scanner.
 
     The LORs of a ring lie neither at equal distances from the axis nor, within a view, at one
     angle. Arc correction interpolates them linearly, first in angle, then in distance, to parallel
-    lines: the angles are those of the central bins, the distances multiples of `step_mm`.
+    lines: the angles are those of the central bins, the distances multiples of `step_mm`. Bins that
+    count nothing are left out, which interpolates them from the views beside.
 
     Parameters
     ----------
     ring, grid
         The geometry.
+    counting : array (view, radial) of bool, optional
+        Bins that count; those of the geometry without it.
     window : str
         Apodisation of the ramp: ``"ramp"`` (none) or ``"hann"``.
     cutoff : float
         Frequency, relative to Nyquist's, from which on the filter is zero.
     """
 
-    def __init__(self, ring: Ring, grid: Grid, window: str, cutoff: float):
+    def __init__(
+        self,
+        ring: Geometry,
+        grid: Grid,
+        window: str,
+        cutoff: float,
+        counting: np.ndarray | None = None,
+    ):
         self._pixels = np.flatnonzero(field_of_view(ring, grid))
         self._grid = grid
         radial_mm, angle = ring.radial_and_angle()
-        self.angles = angle[:, ring.radial_bins // 2]
-        self.step_mm = 2 * np.abs(radial_mm).max() / (ring.radial_bins - 1)
+        self.angles = np.sort(angle[:, ring.central_bin])
+        self.step_mm = np.abs(radial_mm).max() / ring.central_bin
         reach = int(np.abs(radial_mm[:, [0, -1]]).min() / self.step_mm)
         self.distances_mm = np.arange(-reach, reach + 1) * self.step_mm
         self._response = ramp_response(len(self.distances_mm), self.step_mm, window, cutoff)
-        arc = arc_correction(radial_mm, angle, self.angles, self.distances_mm)
+        if counting is None:
+            counting = ring.counting
+        arc = arc_correction(radial_mm, angle, counting, self.angles, self.distances_mm)
         self._arc_correction = torch_csr(arc, torch.device("cpu"))
         back = self._back_projection(grid.centres_mm)
         self._back = torch_csr(back, torch.device("cpu"))
@@ -88,8 +100,8 @@ class FilteredBackProjection:
         Parameters
         ----------
         line_integrals : float32
-            In mm times the image's unit: prompts less background, over attenuation factors and
-            scale.
+            In mm times the image's unit: prompts less background, over factors and scale. Bins that
+            count nothing may hold any finite number.
         """
         flat = torch.from_numpy(line_integrals.reshape(len(line_integrals), -1))
         parallel = self._arc_correction @ flat.T.contiguous()
@@ -123,14 +135,20 @@ def ramp_response(count: int, step_mm: float, window: str, cutoff: float) -> np.
 
 
 def arc_correction(
-    radial_mm: np.ndarray, angle: np.ndarray, angles: np.ndarray, distances_mm: np.ndarray
+    radial_mm: np.ndarray,
+    angle: np.ndarray,
+    counting: np.ndarray,
+    angles: np.ndarray,
+    distances_mm: np.ndarray,
 ) -> scipy.sparse.csr_array:
-    """Linear interpolation from a ring's LORs to parallel lines.
+    """Linear interpolation from a scanner's LORs to parallel lines.
 
     Parameters
     ----------
     radial_mm, angle : arrays (view, radial)
-        From `pipeline.tomography.geometry.Ring.radial_and_angle`.
+        From `pipeline.tomography.geometry.Geometry.radial_and_angle`.
+    counting : array (view, radial) of bool
+        LORs that are used; of every radial bin two views at least.
     angles, distances_mm : arrays (view,), (distance,)
         The parallel lines.
 
@@ -141,15 +159,21 @@ def arc_correction(
     views, bins = radial_mm.shape
     number = np.arange(views * bins).reshape(views, bins)
     # Half a turn on, the same lines come again, seen from the other side.
-    distance = np.concatenate([-radial_mm[:, ::-1], radial_mm, -radial_mm[:, ::-1]])
-    direction = np.concatenate([angle[:, ::-1] - np.pi, angle, angle[:, ::-1] + np.pi])
-    lor = np.concatenate([number[:, ::-1], number, number[:, ::-1]])
-    # In angle, bin by bin: lines at the wanted angle, their distances still the ring's.
-    lower, part = (np.empty((views, bins), dtype) for dtype in (np.int64, np.float64))
+    opposite = (2 * (bins // 2) - np.arange(bins)) % bins
+    used = np.concatenate([counting[:, opposite], counting, counting[:, opposite]])
+    used[:, 0] &= np.repeat([bins % 2 == 1, True, bins % 2 == 1], views)  # the odd one out has none
+    distance = np.concatenate([-radial_mm[:, opposite], radial_mm, -radial_mm[:, opposite]])
+    direction = np.concatenate([angle[:, opposite] - np.pi, angle, angle[:, opposite] + np.pi])
+    lor = np.concatenate([number[:, opposite], number, number[:, opposite]])
+    # In angle, bin by bin: lines at the wanted angle, their distances still the scanner's.
+    lower, upper = (np.empty((views, bins), np.int64) for _ in range(2))
+    part = np.empty((views, bins))
     for radial in range(bins):
-        lower[:, radial], part[:, radial] = bracket(direction[:, radial], angles)
+        known = np.flatnonzero(used[:, radial])
+        known = known[np.argsort(direction[known, radial], kind="stable")]
+        first, part[:, radial] = bracket(direction[known, radial], angles)
+        lower[:, radial], upper[:, radial] = known[first], known[first + 1]
     column = np.arange(bins)
-    upper = lower + 1
     turned_mm = (1 - part) * distance[lower, column] + part * distance[upper, column]
     in_angle = _interpolation(
         [
@@ -204,15 +228,16 @@ def reconstruct(
     method = FilteredBackProjection(ring, grid, settings.window, settings.cutoff)
     images = []
     with hdf5.opened(sinogram, SINOGRAM) as file:
-        for name in ("prompts", "attenuation_factors"):
+        for name in ("prompts", "factors", "background"):
             hdf5.check_shape(file[name], (ring.views, ring.radial_bins))
         identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
         for rotation in np.unique(identity["rotation"]):
             rows = np.flatnonzero(identity["rotation"] == rotation)
             volume = np.s_[rows[0] : rows[-1] + 1]
             trues = hdf5.finite(file["prompts"], volume).astype(np.float32)
-            trues -= hdf5.finite(file["background"], volume)[:, None, None]
-            trues /= hdf5.finite(file["attenuation_factors"], volume)
+            trues -= hdf5.finite(file["background"], volume)
+            factors = hdf5.finite(file["factors"], volume)
+            np.divide(trues, factors, out=trues, where=factors > 0)
             images.append(method(trues / hdf5.finite(file["scale"], volume)[:, None, None]))
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
     hdf5.write(

@@ -43,7 +43,7 @@ class OsemSettings:
 def osem(
     model: ForwardModel,
     prompts: Sequence[torch.Tensor],
-    background: torch.Tensor,
+    background: Sequence[torch.Tensor],
     iterations: int,
 ) -> Iterator[torch.Tensor]:
     """Ordered subsets EM (Hudson and Larkin, IEEE TMI 13(4), 1994).
@@ -57,8 +57,8 @@ def osem(
         M.
     prompts : sequence of tensors (lor, slice)
         y, one a subset.
-    background : tensor (slice,)
-        r, expected counts in every bin.
+    background : sequence of tensors (lor, slice)
+        r, expected counts beside the trues.
     iterations : int
         Passes over all subsets.
 
@@ -69,11 +69,12 @@ def osem(
     """
     subsets = range(model.projector.subsets)
     pixels, slices = len(model.sensitivity[0]), prompts[0].shape[1]
-    image = torch.ones(pixels, slices, device=background.device)
+    image = torch.ones(pixels, slices, device=prompts[0].device)
     seen = [torch.where(part > 0, 1 / part, 0) for part in model.sensitivity]
     for _ in range(iterations):
         for subset in subsets:
-            expected = model.forward(image, subset).add_(background).clamp_min_(FEWEST_COUNTS)
+            expected = model.forward(image, subset).add_(background[subset])
+            expected.clamp_min_(FEWEST_COUNTS)
             image *= model.back(torch.div(prompts[subset], expected, out=expected), subset)
             image *= seen[subset]
             threshold(image, SMALLEST_PIXEL, 0.0, inplace=True)
@@ -93,25 +94,25 @@ def reconstruct(
     ----------
     settings : OsemSettings
     simulation : Simulation
-        The attenuation and the resolution that were simulated are modelled here.
+        The attenuation and the resolution that were simulated are modelled here, and gaps.
     projector : Projector
         On the reconstruction grid, with the subsets of ``settings``.
     """
     plain = ForwardModel(projector, simulation.psf_fwhm_mm)
+    everything = not simulation.attenuation and projector.ring.counting.all()  # all factors are 1
     images = []
     with hdf5.opened(sinogram, SINOGRAM) as file:
-        for name in ("prompts", "attenuation_factors"):
+        for name in ("prompts", "factors", "background"):
             hdf5.check_shape(file[name], (projector.ring.views, projector.ring.radial_bins))
         identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
         for start in range(0, len(identity["rotation"]), SLICES_AT_A_TIME):
             part = np.s_[start : start + SLICES_AT_A_TIME]
             prompts = _subsets(projector, hdf5.finite(file["prompts"], part))
-            background = torch.from_numpy(hdf5.finite(file["background"], part))
+            background = _subsets(projector, hdf5.finite(file["background"], part))
             model = plain
-            if simulation.attenuation:
-                factors = _subsets(projector, hdf5.finite(file["attenuation_factors"], part))
+            if not everything:
+                factors = _subsets(projector, hdf5.finite(file["factors"], part))
                 model = ForwardModel(projector, simulation.psf_fwhm_mm, factors)
-            background = background.to(projector.device)
             *_, image = osem(model, prompts, background, settings.iterations)
             scale = hdf5.finite(file["scale"], part)
             images.append(projector.images(image) / scale[:, None, None])

@@ -31,11 +31,22 @@ def volume_scale(trues: np.ndarray, prompts_per_slice: float, background_fractio
     return prompts_per_slice * (1 - background_fraction) / mean
 
 
-def background_level(trues: np.ndarray, background_fraction: float) -> np.ndarray:
-    """Expected background per bin (slice,) that makes up a fraction of each slice's prompts."""
+def uniform_background(
+    trues: np.ndarray, background_fraction: float, counting: np.ndarray
+) -> np.ndarray:
+    """Expected background (slice, view, radial) that makes up a fraction of each slice's prompts.
+
+    Parameters
+    ----------
+    trues : array (slice, view, radial)
+    background_fraction : float
+        In [0, 1).
+    counting : array (view, radial) of bool
+        Bins that have it, alike in a slice.
+    """
     total = trues.sum(axis=(1, 2), dtype=np.float64)
-    bins = trues.shape[1] * trues.shape[2]
-    return (total * background_fraction / (1 - background_fraction) / bins).astype(np.float32)
+    level = total * background_fraction / (1 - background_fraction) / counting.sum()
+    return level.astype(np.float32)[:, None, None] * counting
 
 
 def poisson_counts(
@@ -100,15 +111,17 @@ def _acquire(
     model = ForwardModel(projector, simulation.psf_fwhm_mm)
     columns = projector.columns(hdf5.finite(file["activity"], volume))
     trues = projector.sinograms([model.forward(columns, s) for s in range(projector.subsets)])
+    counting = projector.ring.counting
     factors = np.ones(shape, dtype=np.float32)
     if simulation.attenuation:
         factors = attenuation_factors(projector, hdf5.finite(file["attenuation"], volume))
-        trues *= factors
+    factors *= counting
+    trues *= factors
     fraction = simulation.background_fraction
     scale = volume_scale(trues, simulation.prompts_per_slice, fraction)
     trues *= np.float32(scale)
-    background = background_level(trues, fraction)
-    expected = trues + background[:, None, None]
+    background = uniform_background(trues, fraction, counting)
+    expected = trues + background
     seed, subject = int(file.attrs["seed"]), file.attrs["subject"]
     prompts = [
         poisson_counts(image, seed, subject, int(rotation), int(index))
@@ -118,7 +131,7 @@ def _acquire(
     ]
     return {
         "prompts": np.stack(prompts),
-        "attenuation_factors": factors,
+        "factors": factors,
         "background": background,
         "scale": np.full(shape[0], scale, dtype=np.float32),
         **identity,

@@ -129,8 +129,8 @@ def write_sinogram():
         trues = scale * factors.astype(np.float64) * line_integrals
         arrays = {
             "prompts": np.rint(trues + background).astype(np.uint32),
-            "attenuation_factors": factors,
-            "background": np.full(count, background, np.float32),
+            "factors": factors,
+            "background": np.full(factors.shape, background, np.float32),
             "scale": np.full(count, scale, np.float32),
             **identity(np.zeros(count) if rotation is None else rotation),
         }

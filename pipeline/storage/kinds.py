@@ -81,11 +81,14 @@ SINOGRAM = Kind(
         "prompts": Dataset(
             "uint32", ("slice", "view", "radial"), "counts", "Poisson counts of trues + background"
         ),
-        "attenuation_factors": Dataset(
-            "float32", ("slice", "view", "radial"), "1", "exp(-line integral of the attenuation)"
+        "factors": Dataset(
+            "float32",
+            ("slice", "view", "radial"),
+            "1",
+            "part of the trues that is counted",
         ),
         "background": Dataset(
-            "float32", ("slice",), "counts", "expected background in every bin of the slice"
+            "float32", ("slice", "view", "radial"), "counts", "expected background"
         ),
         "scale": Dataset(
             "float32",

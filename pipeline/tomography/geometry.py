@@ -1,11 +1,12 @@
-"""The scanner ring and the pixel grid: where the LOR end points and the pixels lie, in mm.
+"""The scanner and the pixel grid: where LORs and pixels lie, in mm.
 
 Coordinates are patient coordinates (LPS, as DICOM's): x to the patient's left, y to posterior, z to
 superior, the origin on the scanner axis. An image (slice, y, x) drawn with its row 0 on top thus
 shows anterior up and the patient's left on the right.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +16,63 @@ import numpy as np
 from pipeline.storage.errors import InputError
 
 
+class Geometry(ABC):
+    """Which lines a sinogram's bins are: what projectors and FBP know of a scanner.
+
+    A subclass is a frozen dataclass of the numbers that decide it. A bin's line is
+    ``x cos(angle) + y sin(angle) = radial_mm``.
+    """
+
+    @property
+    @abstractmethod
+    def views(self) -> int:
+        """Number of views."""
+
+    @property
+    @abstractmethod
+    def radial_bins(self) -> int:
+        """Number of radial bins."""
+
+    @property
+    def central_bin(self) -> int:
+        """Index of the radial bin whose lines pass nearest the axis."""
+        return self.radial_bins // 2
+
+    @property
+    @abstractmethod
+    def reach_mm(self) -> float:
+        """Distance from the axis within which an image must lie."""
+
+    @property
+    @abstractmethod
+    def counting(self) -> np.ndarray:
+        """Boolean (view, radial): bins that can count; the others are gaps."""
+
+    @abstractmethod
+    def lors_mm(self, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end points of some views' LORs, each (len(views), radial, 2) as (x, y)."""
+
+    def radial_and_angle(self) -> tuple[np.ndarray, np.ndarray]:
+        """Signed distance from the axis (mm) and angle (rad) of every LOR's line.
+
+        Returns
+        -------
+        radial_mm, angle : arrays (view, radial)
+            The angle runs without jumps over half a turn, `radial_mm` increases or decreases along
+            a view throughout.
+        """
+        start, end = self.lors_mm(np.arange(self.views))
+        along = end - start
+        length = np.hypot(along[..., 0], along[..., 1])
+        normal_x, normal_y = -along[..., 1] / length, along[..., 0] / length
+        radial_mm = start[..., 0] * normal_x + start[..., 1] * normal_y
+        angle = np.unwrap(np.arctan2(normal_y, normal_x), axis=1)
+        turns = np.unwrap(angle[:, self.central_bin]) - angle[:, self.central_bin]
+        return radial_mm, angle + turns[:, None]
+
+
 @dataclass(frozen=True)
-class Ring:
+class Ring(Geometry):
     """One ring of a PET scanner: a regular polygon of detector blocks.
 
     A sinogram has the axes (view, radial). With N LOR end points, view v and signed radial number
@@ -31,11 +87,19 @@ class Ring:
     crystals_per_block : int
         LOR end points on each side, the gap between blocks counted as one.
     radius_mm : float
-        Distance of the sides from the axis.
+        Distance of the end points' sides from the axis: the inner radius of the crystals and the
+        average depth of interaction in them, together.
     pitch_mm : float
         Distance of neighbouring end points on a side.
     radial_trim : int
         Radial bins left out at each end of the N - 1 possible ones.
+    even_bins : bool
+        Whether one more is left out at the end, for an even number n of bins: -n/2 to n/2 - 1.
+    gaps : sequence of int
+        End points of each block, from 0, that count nothing.
+    first_end_point_deg : float or None
+        Direction of end point 0 from the axis, in degrees from anterior towards the patient's left;
+        None if the middle of block 0 is anterior.
     """
 
     blocks: int
@@ -43,8 +107,18 @@ class Ring:
     radius_mm: float
     pitch_mm: float
     radial_trim: int
+    even_bins: bool = False
+    gaps: Sequence[int] = ()
+    first_end_point_deg: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "gaps", tuple(self.gaps))  # hashable, whatever the file had
+        if not {*self.gaps} < {*range(self.crystals_per_block)}:
+            raise InputError(
+                "scanner.gaps",
+                f"{list(self.gaps)} are not some of a block's {self.crystals_per_block} end points",
+                f"give numbers from 0 to {self.crystals_per_block - 1}, and not all",
+            )
         if self.end_points % 2:
             raise InputError(
                 "scanner",
@@ -55,7 +129,7 @@ class Ring:
             raise InputError(
                 "scanner.radial_trim",
                 f"{self.radial_trim} leaves {self.radial_bins} radial bins",
-                f"choose at most {(self.end_points - 4) // 2}, which leaves 3",
+                f"choose at most {(self.end_points - 4 - self.even_bins) // 2}",
             )
 
     @property
@@ -70,46 +144,114 @@ class Ring:
 
     @property
     def radial_bins(self) -> int:
-        """Number of radial bins, N - 1 - 2 radial_trim."""
-        return self.end_points - 1 - 2 * self.radial_trim
+        """Number of radial bins, N - 1 - 2 radial_trim, or one less."""
+        return self.end_points - 1 - 2 * self.radial_trim - self.even_bins
+
+    @property
+    def reach_mm(self) -> float:
+        """Distance from the axis within which an image must lie: `radius_mm`."""
+        return self.radius_mm
 
     @cached_property
     def end_point_xy_mm(self) -> np.ndarray:
-        """End points (N, 2) as (x, y); block 0 on top (anterior), numbers running clockwise."""
+        """End points (N, 2) as (x, y), numbers running clockwise where anterior is on top."""
         block, crystal = np.divmod(np.arange(self.end_points), self.crystals_per_block)
         along_mm = (crystal - (self.crystals_per_block - 1) / 2) * self.pitch_mm
-        angle = 2 * np.pi * block / self.blocks
+        angle = 2 * np.pi * block / self.blocks + self._turn
         x = self.radius_mm * np.sin(angle) + along_mm * np.cos(angle)
         y = -self.radius_mm * np.cos(angle) + along_mm * np.sin(angle)
         return np.stack([x, y], axis=-1)
 
     def lors_mm(self, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Start and end points of some views' LORs, each (len(views), radial, 2) as (x, y)."""
-        half = self.end_points // 2
-        t = np.arange(self.radial_bins) - self.radial_bins // 2
-        view = np.asarray(views)[:, None]
-        start = (view + t // 2) % self.end_points
-        end = (view - (t + 1) // 2 + half) % self.end_points
+        start, end = self._end_points_of(views)
         return self.end_point_xy_mm[start], self.end_point_xy_mm[end]
 
-    def radial_and_angle(self) -> tuple[np.ndarray, np.ndarray]:
-        """Signed distance from the axis (mm) and angle (rad) of every LOR's line.
+    @property
+    def counting(self) -> np.ndarray:
+        """Boolean (view, radial): bins of which neither end point is a gap."""
+        here = np.isin(np.arange(self.end_points) % self.crystals_per_block, self.gaps)
+        start, end = self._end_points_of(np.arange(self.views))
+        return ~(here[start] | here[end])
 
-        Returns
-        -------
-        radial_mm, angle : arrays (view, radial)
-            The line is ``x cos(angle) + y sin(angle) = radial_mm``; the angle runs without jumps
-            over half a turn, `radial_mm` increases or decreases along a view throughout.
-        """
-        start, end = self.lors_mm(np.arange(self.views))
-        along = end - start
-        length = np.hypot(along[..., 0], along[..., 1])
-        normal_x, normal_y = -along[..., 1] / length, along[..., 0] / length
-        radial_mm = start[..., 0] * normal_x + start[..., 1] * normal_y
-        angle = np.unwrap(np.arctan2(normal_y, normal_x), axis=1)
-        central = self.radial_bins // 2
-        turns = np.unwrap(angle[:, central]) - angle[:, central]
-        return radial_mm, angle + turns[:, None]
+    def _end_points_of(self, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the end points of some views' LORs, (len(views), radial) each."""
+        t = np.arange(self.radial_bins) - self.central_bin
+        view = np.asarray(views)[:, None]
+        start = (view + t // 2) % self.end_points
+        return start, (view - (t + 1) // 2 + self.end_points // 2) % self.end_points
+
+    @property
+    def _turn(self) -> float:
+        """Angle (rad) of the middle of block 0 from anterior, towards the patient's left."""
+        if self.first_end_point_deg is None:
+            return 0.0
+        along_mm = (self.crystals_per_block - 1) / 2 * self.pitch_mm
+        return float(np.deg2rad(self.first_end_point_deg) + np.arctan2(along_mm, self.radius_mm))
+
+
+@dataclass(frozen=True)
+class ParallelBeam(Geometry):
+    """Parallel lines at equal distances: data that are arc-corrected, mashed, or of no scanner.
+
+    With n radial bins, bin b of view v is the line at ``(b - floor(n / 2)) bin_mm`` and at the
+    angle of the view; the views share half a turn evenly.
+
+    Parameters
+    ----------
+    angles : int
+        Views.
+    bins : int
+        Radial bins.
+    bin_mm : float
+        Distance of neighbouring lines.
+    first_angle_deg : float
+        Angle of view 0. At 0 its lines run from anterior to posterior, and distances grow towards
+        the patient's left.
+    clockwise : bool
+        Whether angles grow from view to view as ``x cos(angle) + y sin(angle)`` has it: from the
+        patient's left to posterior, clockwise where anterior is on top.
+    """
+
+    angles: int
+    bins: int
+    bin_mm: float
+    first_angle_deg: float = 0.0
+    clockwise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bins < 3:
+            raise InputError("scanner.bins", f"{self.bins} are too few", "give at least 3")
+
+    @property
+    def views(self) -> int:
+        """Number of views."""
+        return self.angles
+
+    @property
+    def radial_bins(self) -> int:
+        """Number of radial bins."""
+        return self.bins
+
+    @property
+    def reach_mm(self) -> float:
+        """Distance from the axis within which an image must lie: any."""
+        return np.inf
+
+    @property
+    def counting(self) -> np.ndarray:
+        """Boolean (view, radial): all."""
+        return np.ones((self.views, self.radial_bins), bool)
+
+    def lors_mm(self, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end points of some views' LORs, each (len(views), radial, 2) as (x, y)."""
+        turned = np.pi * np.asarray(views)[:, None] / self.views
+        angle = np.deg2rad(self.first_angle_deg) + (turned if self.clockwise else -turned)
+        radial_mm = (np.arange(self.radial_bins) - self.central_bin) * self.bin_mm
+        normal = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        along = np.stack([np.sin(angle), -np.cos(angle)], axis=-1)
+        foot, half_mm = normal * radial_mm[:, None], self.radial_bins * self.bin_mm
+        return foot - half_mm * along, foot + half_mm * along
 
 
 @dataclass(frozen=True)
@@ -173,14 +315,14 @@ class SliceSettings:
         return Grid(self.size, self.pixel_mm)
 
 
-def field_of_view_mm(ring: Ring, grid: Grid) -> float:
+def field_of_view_mm(ring: Geometry, grid: Grid) -> float:
     """Radius of the circle around the axis that the image and all views cover, in mm."""
     radial_mm, _ = ring.radial_and_angle()
     covered_mm = np.abs(radial_mm[:, [0, -1]]).min()
     return float(min(covered_mm, grid.size * grid.pixel_mm / 2))
 
 
-def field_of_view(ring: Ring, grid: Grid) -> np.ndarray:
+def field_of_view(ring: Geometry, grid: Grid) -> np.ndarray:
     """Boolean (y, x): pixels whose centre lies in the field of view."""
     squared = grid.centres_mm**2
     return squared[:, None] + squared[None, :] <= field_of_view_mm(ring, grid) ** 2
@@ -196,7 +338,7 @@ def grid_from(config: Mapping[str, Any]) -> Grid:
     return SliceSettings(**config["slices"]).grid
 
 
-def check_geometry(ring: Ring, grid: Grid, subsets: int) -> None:
+def check_geometry(ring: Geometry, grid: Grid, subsets: int) -> None:
     """Refuse subsets that do not divide the views, and images that reach beyond the ring."""
     if ring.views % subsets:
         divisors = [n for n in range(1, ring.views + 1) if ring.views % n == 0]
@@ -206,10 +348,10 @@ def check_geometry(ring: Ring, grid: Grid, subsets: int) -> None:
             f"choose one of {divisors}",
         )
     half_mm = grid.size * grid.pixel_mm / 2
-    if half_mm >= ring.radius_mm:
+    if half_mm >= ring.reach_mm:
         raise InputError(
             "slices.size",
             f"{grid.size} pixels of {grid.pixel_mm} mm reach {half_mm:.0f} mm from the axis, "
-            f"the ring's radius is {ring.radius_mm} mm",
+            f"the ring's radius is {ring.reach_mm} mm",
             "choose fewer or smaller pixels",
         )

@@ -137,7 +137,9 @@ def read(
 
 
 def _geometry(ring: Ring, grid: Grid, subsets: int) -> Mapping[str, Any]:
-    return {"ring": asdict(ring), "grid": asdict(grid), "subsets": subsets}
+    """Give what a file says of its matrices, as JSON has it."""
+    found = {"ring": asdict(ring), "grid": asdict(grid), "subsets": subsets}
+    return dict(json.loads(json.dumps(found)))
 
 
 def _read_matrices(

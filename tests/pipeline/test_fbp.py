@@ -121,7 +121,9 @@ def test_outside_the_field_of_view_there_is_nothing(method, fine_ring, fine_grid
 @settings(deadline=None, max_examples=10)
 def test_arc_correction_gives_the_parallel_sinogram_of_a_blob(method, fine_ring, x, y):
     radial_mm, angle = fine_ring.radial_and_angle()
-    matrix = arc_correction(radial_mm, angle, method.angles, method.distances_mm)
+    matrix = arc_correction(
+        radial_mm, angle, fine_ring.counting, method.angles, method.distances_mm
+    )
     measured = blob_projection(radial_mm, angle, 15.0, (x, y))
     expected = blob_projection(method.distances_mm, method.angles[:, None], 15.0, (x, y))
     found = (matrix @ measured.ravel()).reshape(expected.shape)
@@ -143,7 +145,9 @@ def test_without_arc_correction_the_blob_would_be_wrong(method, fine_ring):
 
 def test_arc_correction_is_an_interpolation(method, fine_ring):
     radial_mm, angle = fine_ring.radial_and_angle()
-    matrix = arc_correction(radial_mm, angle, method.angles, method.distances_mm)
+    matrix = arc_correction(
+        radial_mm, angle, fine_ring.counting, method.angles, method.distances_mm
+    )
     np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-6)
     assert matrix.data.min() >= 0
     assert np.diff(matrix.indptr).max() <= 4

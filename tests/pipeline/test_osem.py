@@ -31,8 +31,9 @@ def exact(model, images):
     return [model.forward(columns, subset) for subset in range(model.projector.subsets)]
 
 
-def no_background(slices):
-    return torch.zeros(slices)
+def everywhere(level, prompts):
+    """The same background in every bin."""
+    return [torch.full_like(part, level) for part in prompts]
 
 
 def measured_factors(projector, seed=1):
@@ -62,9 +63,8 @@ def test_mlem_never_lowers_the_poisson_likelihood(
     mean = 0.01 * exact(model, activity)[0].double().numpy() + background
     counts = rng.poisson(mean)
     likelihoods = []
-    for image in osem(
-        model, [torch.from_numpy(counts).float()], torch.tensor([background]).float(), 30
-    ):
+    prompts = [torch.from_numpy(counts).float()]
+    for image in osem(model, prompts, everywhere(background, prompts), 30):
         expected = model.forward(image, 0).double().numpy() + background
         seen = counts > 0
         likelihoods.append((counts[seen] * np.log(expected[seen])).sum() - expected.sum())
@@ -87,7 +87,7 @@ def test_one_subset_is_mlem_in_double_precision(sparse, ring, activity, backgrou
         ratio = np.divide(counts, prediction, out=np.zeros(len(counts)), where=prediction > 0)
         expected *= matrix.T @ ratio / matrix.sum(axis=0)
     prompts = [torch.from_numpy(counts[:, None]).float()]
-    *_, image = osem(ForwardModel(projector, 0.0), prompts, torch.tensor([background]), 20)
+    *_, image = osem(ForwardModel(projector, 0.0), prompts, everywhere(background, prompts), 20)
     found = image.numpy()[:, 0]
     assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
     assert np.abs(found - expected).max() < 1e-4 * expected.max()
@@ -99,7 +99,7 @@ def test_every_mlem_image_explains_all_counts(sparse, ring, activity, attenuated
     factors = measured_factors(projector) if attenuated else None
     model = ForwardModel(projector, 15.0, factors)
     counts = torch.from_numpy(np.random.default_rng(1).poisson(exact(model, activity)[0])).float()
-    for image in osem(model, [counts], no_background(1), 10):
+    for image in osem(model, [counts], everywhere(0.0, [counts]), 10):
         explained = model.forward(image, 0).double().sum()
         assert float(explained) == pytest.approx(float(counts.double().sum()), rel=1e-5)
 
@@ -107,10 +107,11 @@ def test_every_mlem_image_explains_all_counts(sparse, ring, activity, attenuated
 def test_exact_data_lead_to_the_truth(sparse, ring, activity):
     model = ForwardModel(sparse(ring, COARSE, 8), 0.0)
     inside = field_of_view(ring, COARSE)
+    prompts = exact(model, activity)
     errors = [
         np.linalg.norm((model.projector.images(image) - activity)[0, inside])
         / np.linalg.norm(activity)
-        for image in osem(model, exact(model, activity), no_background(1), 100)
+        for image in osem(model, prompts, everywhere(0.0, prompts), 100)
     ]
     assert (np.diff(errors[:50]) < 0).all()
     # 4 % after 4 passes, 1.5 % after 10, 5e-4 after 100.
@@ -128,7 +129,7 @@ def test_what_is_simulated_is_modelled(
     projector = sparse(ring, COARSE, 8)
     model = ForwardModel(projector, fwhm_mm, measured_factors(projector) if attenuated else None)
     prompts = [part + background for part in exact(model, activity)]
-    *_, columns = osem(model, prompts, torch.tensor([background]), 60)
+    *_, columns = osem(model, prompts, everywhere(background, prompts), 60)
     image = projector.images(columns)[0]
     for name, centre, radius in (("hot", (40, 20), 15), ("body", (-20, 45), 25)):
         region = disc(COARSE, radius, centre)
@@ -141,7 +142,8 @@ def test_no_counts_give_an_empty_image(sparse, ring, activity):
     projector = sparse(ring, COARSE, 4)
     prompts = exact(ForwardModel(projector, 0.0), np.concatenate([activity, 0 * activity]))
     for background in (0.0, 0.1):
-        *_, columns = osem(ForwardModel(projector, 0.0), prompts, torch.full((2,), background), 3)
+        both = everywhere(background, prompts)
+        *_, columns = osem(ForwardModel(projector, 0.0), prompts, both, 3)
         assert torch.isfinite(columns).all()
         assert (columns[:, 0] > 0).any()
         assert not columns[:, 1].any()
@@ -150,9 +152,11 @@ def test_no_counts_give_an_empty_image(sparse, ring, activity):
 def test_slices_do_not_influence_each_other(sparse, ring, activity):
     model = ForwardModel(sparse(ring, COARSE, 4), 9.0)
     stack = np.concatenate([activity, 3 * activity[:, ::-1], 0 * activity + 1]).astype(np.float32)
-    *_, together = osem(model, exact(model, stack), no_background(3), 4)
+    prompts = exact(model, stack)
+    *_, together = osem(model, prompts, everywhere(0.0, prompts), 4)
     for row in range(3):
-        *_, alone = osem(model, exact(model, stack[row : row + 1]), no_background(1), 4)
+        prompts = exact(model, stack[row : row + 1])
+        *_, alone = osem(model, prompts, everywhere(0.0, prompts), 4)
         np.testing.assert_allclose(together[:, row], alone[:, 0], rtol=1e-3, atol=1e-3)
 
 
