@@ -9,9 +9,7 @@ import yaml
 from models.channels import CHANNELS
 from models.registry import METHODS
 from pipeline.jobs.config import check
-from pipeline.storage.errors import InputError
-from pipeline.storage.files import check_readable
-from pipeline.storage.system_errors import unreadable
+from pipeline.jobs.config_files import read_sections
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,19 +75,6 @@ def read_configuration(overlays: Sequence[Path]) -> dict[str, Any]:
 
     config: dict[str, Any] = {}
     for path in (ROOT / "config" / "config.yaml", *overlays):
-        update_config(config, _sections(path))
+        update_config(config, read_sections(path))
     check(config, schema())
     return config
-
-
-def _sections(path: Path) -> dict[str, Any]:
-    check_readable(path, "configuration", "correct its path")
-    try:
-        found = _yaml(path)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = f"is no configuration ({error})"
-        raise unreadable(path, error, problem, "correct it") from error
-    if not isinstance(found, dict):
-        problem = f"is no configuration, but {'empty' if found is None else type(found).__name__}"
-        raise InputError(path, problem, "give sections with keys, as config/demo.yaml does")
-    return found

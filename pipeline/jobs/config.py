@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 
+from pipeline.jobs.config_files import take_scanner
 from pipeline.jobs.config_models import check_models
 from pipeline.jobs.config_values import convert
 from pipeline.jobs.experiment import models_of
@@ -16,7 +17,7 @@ from pipeline.sources.registry import facts
 from pipeline.sources.subjects import Subject, read_subjects
 from pipeline.storage.errors import InputError
 from pipeline.tomography import backend
-from pipeline.tomography.geometry import check_geometry, grid_from, ring_from
+from pipeline.tomography.geometry import check_geometry, grid_from, scanner_from
 
 
 def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subject]:
@@ -26,7 +27,7 @@ def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subjec
     ----------
     config : dict
         The merged configuration; texts of numbers become numbers, see
-        `pipeline.jobs.config_values`.
+        `pipeline.jobs.config_values`, and the name of a scanner its section.
     schema : mapping
         JSON schema, see `models.configuration.schema`.
 
@@ -40,6 +41,7 @@ def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subjec
     InputError
         Naming the key, its value and the remedy.
     """
+    schema = take_scanner(config, schema)
     convert(config, schema)
     _check_schema(config, schema)
     if config["name"] == "labels":
@@ -124,6 +126,7 @@ WANTED = {
     "boolean": "true or false",
     "array": "a list",
     "object": "a section with keys",
+    "null": "null",
     "enum": "one of {}",
     "const": "{}",
     "minimum": "at least {}",
@@ -148,7 +151,9 @@ def _wanted(schema: Mapping[str, Any]) -> str:
         for key, phrase in WANTED.items()
         if key in schema
     ]
-    kind = [WANTED[schema["type"]]] if "type" in schema else []
+    types = schema.get("type", [])
+    kind = [" or ".join(WANTED[name] for name in ([types] if isinstance(types, str) else types))]
+    kind = kind if types else []
     if choices := schema.get("items", {}).get("enum"):
         kind = [f"a list of names out of {', '.join(choices)}"]
     return ", ".join(kind + limits)
@@ -156,7 +161,7 @@ def _wanted(schema: Mapping[str, Any]) -> str:
 
 def _check_geometry(config: Mapping[str, Any]) -> None:
     """Contradictions between the image grid, the ring and the subsets."""
-    ring, grid = ring_from(config), grid_from(config)
+    ring, grid = scanner_from(config["scanner"]), grid_from(config)
     check_geometry(ring, grid, config["osem"]["subsets"])
     slices = config["slices"]
     if slices["per_volume"] > slices["volume_slices"]:

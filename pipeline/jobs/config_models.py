@@ -13,7 +13,7 @@ from pipeline.jobs.experiment import Model, models_of
 from pipeline.jobs.noise import check_schedule
 from pipeline.sources.subjects import Subject
 from pipeline.storage.errors import InputError
-from pipeline.tomography.geometry import ring_from
+from pipeline.tomography.geometry import scanner_from
 
 STEM_REACH = 4
 """Pixels from the middle of the U-Net's first kernel, 7 x 7, to its end, both included.
@@ -146,7 +146,7 @@ def _check_steps(name: str, settings: Mapping[str, Any], config: Mapping[str, An
 
 def _check_network(config: Mapping[str, Any]) -> None:
     """Contradictions between the networks and the images and sinograms that they see."""
-    ring = ring_from(config)
+    ring = scanner_from(config["scanner"])
     size, stages = config["network"]["size"], len(config["network"]["multipliers"])
     patch = config["network"]["patch"]
     if size != config["slices"]["size"]:

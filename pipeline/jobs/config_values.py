@@ -6,7 +6,7 @@ command line, as in ``--config 'sampling={steps: 4}'``.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
@@ -47,13 +47,16 @@ def _converted(value: Any, rule: Mapping[str, Any], rules: Mapping[str, Any]) ->
     elif isinstance(value, list) and "items" in rule:
         value[:] = [_converted(entry, rule["items"], rules) for entry in value]
     elif isinstance(value, str):
-        return _from_text(value, rule.get("type"))
+        kinds = rule.get("type", [])
+        return _from_text(value, [kinds] if isinstance(kinds, str) else kinds)
     return value
 
 
-def _from_text(text: str, kind: str | None) -> Any:
-    if kind in ("integer", "number") and WHOLE.fullmatch(text) and len(text) < 100:
+def _from_text(text: str, kinds: Sequence[str]) -> Any:
+    if "null" in kinds and text.lower() in ("null", "none"):
+        return None
+    if {"integer", "number"} & {*kinds} and WHOLE.fullmatch(text) and len(text) < 100:
         return int(text)
-    if kind == "number" and NUMBER.fullmatch(text) and math.isfinite(float(text)):
+    if "number" in kinds and NUMBER.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
-    return BOOLEAN.get(text.lower(), text) if kind == "boolean" else text
+    return BOOLEAN.get(text.lower(), text) if "boolean" in kinds else text

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.sources.registry import facts
-from pipeline.tomography.geometry import field_of_view, grid_from, ring_from
+from pipeline.tomography.geometry import field_of_view, grid_from, scanner_from
 
 Config = Mapping[str, Any]
 
@@ -67,7 +67,7 @@ class Data(NamedTuple):
 
 def data_of(config: Config) -> Data:
     """Count the arrays of one subject."""
-    ring, grid, slices_ = ring_from(config), grid_from(config), config["slices"]
+    ring, grid, slices_ = scanner_from(config["scanner"]), grid_from(config), config["slices"]
     return Data(
         slices=slices_["rotations"] * slices_["per_volume"],
         volume_slices=slices_["per_volume"],
@@ -87,7 +87,7 @@ def entries(config: Config, oversampling: int) -> int:
     wide as the image on average pi / 4 of its planes, and of these 0.9 (the mean of the larger of
     cosine and sine) for the angle to the axes.
     """
-    ring, size = ring_from(config), config["slices"]["size"] * oversampling
+    ring, size = scanner_from(config["scanner"]), config["slices"]["size"] * oversampling
     return round(2 * size * ring.views * ring.radial_bins * math.pi / 4 * 0.9)
 
 
@@ -128,8 +128,8 @@ def system_matrix(config: Config, oversampling: int) -> int:
     """Both directions of the projector."""
     # Weight and column, 4 + 4, of both directions, once a subset and once joined; the check of 1.
     # Row starts: as counted by SciPy (4), as stored and joined (8 + 8).
-    grid = grid_from(config).finer(oversampling)
-    rows = config["osem"]["subsets"] * int(field_of_view(ring_from(config), grid).sum())
+    scanner, grid = scanner_from(config["scanner"]), grid_from(config).finer(oversampling)
+    rows = config["osem"]["subsets"] * int(field_of_view(scanner, grid).sum())
     return asked(TORCH_MB, 33 * entries(config, oversampling) + 20 * rows)
 
 

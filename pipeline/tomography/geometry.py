@@ -328,9 +328,14 @@ def field_of_view(ring: Geometry, grid: Grid) -> np.ndarray:
     return squared[:, None] + squared[None, :] <= field_of_view_mm(ring, grid) ** 2
 
 
-def ring_from(config: Mapping[str, Any]) -> Ring:
-    """Build the ring from the configuration's section ``scanner``."""
-    return Ring(**config["scanner"])
+GEOMETRIES: dict[str, type[Geometry]] = {"ring": Ring, "parallel": ParallelBeam}
+"""By the configuration's ``scanner.geometry``."""
+
+
+def scanner_from(section: Mapping[str, Any]) -> Geometry:
+    """Build the geometry of the configuration's section ``scanner``."""
+    numbers = {key: value for key, value in section.items() if key != "geometry"}
+    return GEOMETRIES[section["geometry"]](**numbers)
 
 
 def grid_from(config: Mapping[str, Any]) -> Grid:

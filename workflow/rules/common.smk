@@ -26,7 +26,7 @@ from pipeline.jobs.config import check
 from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError
 from pipeline.jobs.experiment import deciding, models_of, replicates
-from pipeline.tomography.geometry import field_of_view_mm, grid_from, ring_from
+from pipeline.tomography.geometry import field_of_view_mm, grid_from, scanner_from
 
 try:
     SUBJECTS = check(config, schema())

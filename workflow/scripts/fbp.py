@@ -2,13 +2,13 @@ from pathlib import Path
 
 from pipeline.fbp import FbpSettings, reconstruct
 from pipeline.jobs.job import job
-from pipeline.tomography.geometry import Ring, SliceSettings
+from pipeline.tomography.geometry import SliceSettings, scanner_from
 
 with job(snakemake):
     reconstruct(
         Path(snakemake.input[0]),
         Path(snakemake.output[0]),
         FbpSettings(**snakemake.params.fbp),
-        Ring(**snakemake.params.scanner),
+        scanner_from(snakemake.params.scanner),
         SliceSettings(**snakemake.params.slices).grid,
     )

@@ -4,7 +4,7 @@ from pipeline.jobs.job import job
 from pipeline.osem import OsemSettings, reconstruct
 from pipeline.tomography import projectors
 from pipeline.tomography.forward_model import Simulation
-from pipeline.tomography.geometry import Ring, SliceSettings
+from pipeline.tomography.geometry import SliceSettings, scanner_from
 
 with job(snakemake):
     settings = OsemSettings(**snakemake.params.osem)
@@ -15,7 +15,7 @@ with job(snakemake):
         Simulation(**snakemake.params.simulation),
         projectors.load(
             snakemake.params.projector,
-            Ring(**snakemake.params.scanner),
+            scanner_from(snakemake.params.scanner),
             SliceSettings(**snakemake.params.slices).grid,
             settings.subsets,
             snakemake.input.matrix,

@@ -4,7 +4,7 @@ from pipeline.jobs.job import job
 from pipeline.sinogram import sinogram
 from pipeline.tomography import projectors
 from pipeline.tomography.forward_model import Simulation
-from pipeline.tomography.geometry import Ring, SliceSettings
+from pipeline.tomography.geometry import SliceSettings, scanner_from
 
 with job(snakemake):
     simulation = Simulation(**snakemake.params.simulation)
@@ -15,7 +15,7 @@ with job(snakemake):
         simulation,
         projectors.load(
             snakemake.params.projector,
-            Ring(**snakemake.params.scanner),
+            scanner_from(snakemake.params.scanner),
             grid.finer(simulation.oversampling),
             None,
             snakemake.input.matrix,

@@ -2,13 +2,13 @@ from pathlib import Path
 
 from pipeline.jobs.job import job
 from pipeline.tomography import system_matrix
-from pipeline.tomography.geometry import Ring, SliceSettings
+from pipeline.tomography.geometry import SliceSettings, scanner_from
 
 with job(snakemake):
     grid = SliceSettings(**snakemake.params.slices).grid
     system_matrix.write(
         Path(snakemake.output[0]),
-        Ring(**snakemake.params.scanner),
+        scanner_from(snakemake.params.scanner),
         grid.finer(snakemake.params.oversampling),
         snakemake.params.subsets,
     )

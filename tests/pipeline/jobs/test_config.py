@@ -1,10 +1,12 @@
 import importlib.util
+from itertools import chain
 
 import pytest
 import yaml
 
 from helpers.configurations import DELETE, ROOT, SCHEMA, changed, check_refused, merged, refusal
 from pipeline.jobs.config import check
+from pipeline.tomography.geometry import GEOMETRIES
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +33,13 @@ def objects_and_leaves():
         for name, part in parts.items():
             yield from walk(part, f"{path}.{name}")
 
-    return list(walk(SCHEMA, "configuration"))
+    scanners = (walk(SCHEMA["$defs"][kind], kind) for kind in GEOMETRIES)
+    return [*walk(SCHEMA, "configuration"), *chain.from_iterable(scanners)]
 
 
 SCHEMAS = objects_and_leaves()
-OPEN = {"configuration.variants", "configuration.variants.*"}
-"""Sections of any names; settings of variants are checked by their method's section."""
+OPEN = {"configuration.variants", "configuration.variants.*", "configuration.scanner"}
+"""Sections of any names; variants and scanners are checked by their method's and geometry's."""
 
 
 @pytest.mark.parametrize(("path", "schema"), SCHEMAS, ids=[path for path, _ in SCHEMAS])
@@ -48,7 +51,7 @@ def test_schema_describes_and_limits_every_key(path, schema):
         case "object":
             assert schema["additionalProperties"] is False
             assert set(schema.get("required", ())) <= set(schema["properties"])
-        case "integer" | "number":
+        case "integer" | "number" | ["number", "null"]:
             assert schema.keys() & {"minimum", "exclusiveMinimum"}
         case "array" if schema["items"]["type"] in {"integer", "number"}:
             assert {"minItems", "maxItems"} <= schema.keys()

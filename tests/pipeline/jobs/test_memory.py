@@ -20,7 +20,7 @@ from pipeline import osem
 from pipeline.jobs import memory
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SLICES, SUBJECT_FACTS
-from pipeline.tomography.geometry import field_of_view, grid_from, ring_from
+from pipeline.tomography.geometry import field_of_view, grid_from, scanner_from
 from pipeline.tomography.system_matrix import joseph_weights
 
 TABLE = Path(__file__).with_name("measured_memory.csv")
@@ -67,11 +67,11 @@ from pathlib import Path
 from pipeline import fbp, osem, sinogram
 from pipeline.tomography import projectors, system_matrix
 from pipeline.tomography.forward_model import Simulation
-from pipeline.tomography.geometry import grid_from, ring_from
+from pipeline.tomography.geometry import grid_from, scanner_from
 
 rule, folder = sys.argv[1], Path(sys.argv[2])
 config = yaml.safe_load((folder / "config.yaml").read_text())
-ring, grid = ring_from(config), grid_from(config)
+ring, grid = scanner_from(config["scanner"]), grid_from(config)
 settings, simulation = osem.OsemSettings(**config["osem"]), Simulation(**config["simulation"])
 fine, subsets = grid.finer(simulation.oversampling), settings.subsets
 slices, counts = folder / "slices.h5", folder / "sinogram.h5"
@@ -148,7 +148,7 @@ def test_what_cannot_be_imported_in_time_is_the_same_here():
 @pytest.mark.parametrize("name", ["small", "large", "mini"])
 def test_entries_of_the_system_matrix_are_bounded(name, oversampling):
     config = configuration(name)
-    ring, grid = ring_from(config), grid_from(config).finer(oversampling)
+    ring, grid = scanner_from(config["scanner"]), grid_from(config).finer(oversampling)
     inside = field_of_view(ring, grid).ravel()
     views = range(0, ring.views, 4)  # of a polygon, whose views repeat
     found = np.mean([inside[joseph_weights(ring, grid, view).indices].sum() for view in views])

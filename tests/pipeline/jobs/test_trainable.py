@@ -20,7 +20,7 @@ from pipeline.jobs.config import check
 from pipeline.jobs.config_models import most_levels
 from pipeline.jobs.experiment import models_of
 from pipeline.storage.errors import InputError
-from pipeline.tomography.geometry import ring_from
+from pipeline.tomography.geometry import scanner_from
 
 WAVELETS = pywt.wavelist(kind="discrete")
 
@@ -64,7 +64,7 @@ def sized(size):
 
 def do(folder, config, name, subjects=1):
     """Train a model (and what it takes features of) for an epoch, and reconstruct two slices."""
-    ring, model = ring_from(config), models_of(config)[name]
+    ring, model = scanner_from(config["scanner"]), models_of(config)[name]
     slices = {key: config["slices"][key] for key in ("rotations", "per_volume")}
     shape = {"size": config["slices"]["size"], "views": ring.views, "radial": ring.radial_bins}
     shards = [

@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.storage.errors import InputError
-from pipeline.tomography.geometry import Grid, Ring, field_of_view, grid_from, ring_from
+from pipeline.tomography.geometry import Grid, Ring, field_of_view, grid_from, scanner_from
 
 MMR = {"blocks": 56, "crystals_per_block": 9, "radius_mm": 328.0, "pitch_mm": 4.09}
 
@@ -141,7 +141,7 @@ def test_the_field_of_view_is_the_largest_disc_that_image_and_every_view_cover(r
 
 def test_ring_and_grid_come_from_their_sections_of_the_configuration():
     config = {
-        "scanner": {**MMR, "radial_trim": 124},
+        "scanner": {"geometry": "ring", **MMR, "radial_trim": 124, "gaps": [0, 3]},
         "slices": {
             "size": 256,
             "pixel_mm": 2.0863,
@@ -152,5 +152,5 @@ def test_ring_and_grid_come_from_their_sections_of_the_configuration():
             "per_volume": 55,
         },
     }
-    assert ring_from(config) == Ring(**MMR, radial_trim=124)
+    assert scanner_from(config["scanner"]) == Ring(**MMR, radial_trim=124, gaps=(0, 3))
     assert grid_from(config) == Grid(256, 2.0863)
