@@ -142,10 +142,10 @@ def sinogram(config: Config, projector: str) -> int:
     """Prompts of a subject's slices, by the projector "sparse" or "parallelproj"."""
     data = data_of(config)
     matrix = _loaded_matrix(config, config["simulation"]["oversampling"])
-    # Prompts and attenuation factors, 4 + 4, of each volume and joined; the check of 1. Of one
+    # Prompts, factors and background, 4 each, of each volume and joined; the check of 1. Of one
     # volume: trues, their parts, what is expected, counts and their stack, 4 each; images as read,
     # of the field of view, and, blurred, twice more.
-    held = 17 * data.slices * data.bins + 20 * data.volume_slices * data.bins
+    held = 25 * data.slices * data.bins + 20 * data.volume_slices * data.bins
     held += 16 * data.volume_slices * data.fine_pixels
     return asked(TORCH_MB, held + (matrix if projector == "sparse" else 0))
 
@@ -154,13 +154,14 @@ def osem(config: Config, projector: str) -> int:
     """OSEM images of a subject's slices."""
     data = data_of(config)
     count = min(OSEM_SLICES, data.slices)
-    attenuated = config["simulation"]["attenuation"]
+    counting = scanner_from(config["scanner"]).counting
+    weighted = config["simulation"]["attenuation"] or not counting.all()
     # Images of all slices, by parts and joined, 4 + 4, the check of 1; of the slices at a time
-    # prompts, as read and by subsets, of this and the last time (4 each), so for the attenuation
-    # factors; sensitivities, and one over them (4 + 4), of each subset, of every slice if they
-    # are attenuated; some images.
-    held = 9 * data.slices * data.pixels + 16 * count * data.bins * (2 if attenuated else 1)
-    held += 8 * data.subsets * data.seen * (count if attenuated else 1)
+    # prompts and background, as read and by subsets, of this and the last time (4 each), and so for
+    # factors if they are not 1; sensitivities, and one over them (4 + 4), of each subset, of every
+    # slice if they have factors; some images.
+    held = 9 * data.slices * data.pixels + 16 * count * data.bins * (3 if weighted else 2)
+    held += 8 * data.subsets * data.seen * (count if weighted else 1)
     held += 20 * count * data.pixels
     return asked(TORCH_MB, held + (_loaded_matrix(config, 1) if projector == "sparse" else 0))
 
@@ -172,9 +173,10 @@ def fbp(config: Config) -> int:
     # The back projection has two entries of 4 + 4 for each pixel and view; positions (8), their
     # whole and broken parts (4 + 4) and a product (4) exist while it is made.
     made = 36 * entries
-    # Sinograms of a volume: prompts, factors, trues and their quotient, transposed, 4 each; their
-    # spectra, of twice the length, before and after the filter (8 + 8), and what comes back.
-    held = 16 * entries + 48 * data.volume_slices * data.bins + 9 * data.slices * data.pixels
+    # Sinograms of a volume: prompts, background, factors, trues and their quotient, transposed, 4
+    # each; their spectra, of twice the length, before and after the filter (8 + 8), and what comes
+    # back.
+    held = 16 * entries + 52 * data.volume_slices * data.bins + 9 * data.slices * data.pixels
     return asked(TORCH_MB, max(made, held))
 
 
