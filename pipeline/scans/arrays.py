@@ -97,7 +97,9 @@ def _chosen(names: Iterable[str], wanted: str, path: Path) -> str:
     names = list(names)
     if wanted in names or (not wanted and len(names) == 1):
         return wanted or names[0]
-    problem = f"holds {', '.join(map(repr, names)) or 'no array'}"
+    if not names:
+        raise InputError(path, "holds no array of numbers", SAVE_AGAIN)
+    problem = f"holds {', '.join(map(repr, names))}"
     if wanted:
         problem = f"lacks '{wanted}'; it {problem}"
     raise InputError(path, problem, "give the name of one of its arrays in array")

@@ -131,7 +131,7 @@ def read_header(path: str | Path, to_the_end: bool) -> Header:
         If it is missing, not a header, or says different things under one key.
     """
     path = Path(path)
-    lines = [line.split(";")[0].strip() for line in _text(path).splitlines()]
+    lines = [line.split(";")[0].strip() for line in _text(path).split("\n")]
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     if not numbered or not plain_key(numbered[0][1]).startswith("interfile"):
         raise InputError(path, "does not begin with '!INTERFILE :='", "give an Interfile header")
@@ -163,4 +163,5 @@ def _text(path: Path) -> str:
         problem = f"is longer than the {MAX_BYTES} bytes of any Interfile header"
         raise InputError(path, problem, "give the header, not the data beside it")
     # A file's name may be in any encoding, and is needed as it is.
-    return data.decode("utf-8", errors="surrogateescape").replace("\\\n", "")
+    text = data.decode("utf-8", errors="surrogateescape")
+    return text.replace("\r\n", "\n").replace("\\\n", "")

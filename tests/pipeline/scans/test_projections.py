@@ -21,7 +21,7 @@ RINGS = 4
 SPAN_1 = [(d, d) for d in range(-3, 4)]
 SPAN_3 = [(-3, -2), (-1, 1), (2, 3)]
 SPAN_3_ALONE = [(-1, 1)]
-GE = [(-3, -2), (-1, 1), (2, 3)][::-1]
+BACKWARDS = SPAN_3[::-1]
 
 
 def projections(segments, towards="inferior", position="HFS", rings=RINGS, dtype=int):
@@ -42,7 +42,14 @@ def by_hand(pairs, limit):
 
 @pytest.mark.parametrize(
     ("ranges", "limit", "reach"),
-    [(SPAN_1, 3, 3), (SPAN_1, 0, 0), (SPAN_1, 2, 2), (SPAN_3, 3, 3), (SPAN_3, 2, 1), (GE, 9, 3)],
+    [
+        (SPAN_1, 3, 3),
+        (SPAN_1, 0, 0),
+        (SPAN_1, 2, 2),
+        (SPAN_3, 3, 3),
+        (SPAN_3, 2, 1),
+        (BACKWARDS, 9, 3),
+    ],
 )
 def test_planes_are_the_sums_over_ring_pairs(ranges, limit, reach):
     segments, pairs = toy_segments(ranges)
@@ -132,7 +139,7 @@ def test_rings_are_those_of_the_direct_segment_if_the_file_does_not_say():
     ("ranges", "rings", "problem"),
     [
         ([(0, 0), (1, 1)], 5, "4 axial positions for ring differences from 0 to 0, where 5"),
-        ([(0, 0), (3, 3)], 3, "ring differences from 3 to 3 on 3 rings"),
+        ([(3, 3), (0, 0)], 3, "ring differences from 3 to 3 on 3 rings"),
         ([(0, 0), (0, 0)], 4, "ring difference 0 in two segments"),
         ([(-1, 1), (1, 2)], 4, "ring difference 1 in two segments"),
         ([(1, 1), (2, 2)], 4, "no segment with ring difference 0"),
@@ -146,7 +153,7 @@ def test_segments_that_contradict_are_refused(ranges, rings, problem):
 
 def test_a_range_that_runs_backwards_is_refused():
     with pytest.raises(InputError, match="from 1 down to -1"):
-        projections([((1, -1), np.zeros((1, 7, 3, 4)))])
+        projections([((1, -1), np.zeros((1, 7, 3, 4))), ((0, 0), np.zeros((1, 4, 3, 4)))])
 
 
 @pytest.mark.parametrize(
