@@ -1,7 +1,7 @@
 """Sinograms that were rebinned before, as plain arrays: NumPy's, MATLAB's, HDF5."""
 
+import io
 import math
-import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pipeline.scans.matlab import read_matlab
 from pipeline.scans.projections import Acquisition, Projections, ScanSettings, Segment
-from pipeline.scans.raw import sha256_of
+from pipeline.scans.raw import DataFile, sha256_of
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import check_readable
 from pipeline.storage.hdf5 import GZIP_RATIO, stored
@@ -20,15 +21,11 @@ from pipeline.storage.system_errors import unreadable
 AXES = ("plane", "view", "radial")
 """Names that `ScanSettings.axes` gives to an array's axes."""
 
-MATLAB_BYTES = {
-    "double": 8,
-    "single": 4,
-    **{f"{sign}int{8 * size}": size for sign in ("", "u") for size in (1, 2, 4, 8)},
-}
-"""Bytes a number of each of MATLAB's numeric classes."""
-
 NPZ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """How NumPy packs arrays; deflate can unpack one byte to `GZIP_RATIO` at most."""
+
+NPY_HEADER_BYTES = 2**14
+"""Read of a .npy file to find its header, which has 128 for plain numbers."""
 
 SAVE_AGAIN = "save the array anew, as plain numbers"
 
@@ -56,9 +53,7 @@ def read(path: str | Path, settings: ScanSettings) -> Projections:
     path = Path(path)
     check_readable(path, "array", "correct its path")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of MATLAB variables that occur twice, for instance
-            array = READERS[path.suffix.lower()](path, settings.array)
+        array = READERS[path.suffix.lower()](path, settings.array)
     except InputError:
         raise
     # These libraries let errors of all kinds through, from KeyError to struct.error.
@@ -112,9 +107,26 @@ def _check_held(nbytes: int, held: int, name: str, path: Path) -> None:
         raise InputError(path, problem, SAVE_AGAIN)
 
 
+def _npy_header(data: bytes, path: Path) -> tuple[int, tuple[int, ...], bool, np.dtype]:
+    """Length of a .npy file's header; its array's shape, whether Fortran's order, and dtype."""
+    file = io.BytesIO(data)  # of a file, NumPy would read as long a header as it claims to have
+    first = np.lib.format.read_magic(file) == (1, 0)
+    read_rest = (
+        np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    )
+    shape, fortran, dtype = read_rest(file)
+    if dtype.kind not in "iuf":
+        raise InputError(path, f"holds {dtype}, not real numbers", SAVE_AGAIN)
+    if min(shape, default=0) < 1:
+        raise InputError(path, f"holds an array of {shape}, which is empty", SAVE_AGAIN)
+    return file.tell(), shape, fortran, dtype
+
+
 def _read_npy(path: Path, wanted: str) -> np.ndarray:
-    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return found
+    with path.open("rb") as file:
+        start, shape, fortran, dtype = _npy_header(file.read(NPY_HEADER_BYTES), path)
+    numbers = DataFile(path, path, path.stat().st_size, dtype)
+    return numbers.block(start, shape[::-1]).T if fortran else numbers.block(start, shape)
 
 
 def _read_npz(path: Path, wanted: str) -> np.ndarray:
@@ -125,9 +137,7 @@ def _read_npz(path: Path, wanted: str) -> np.ndarray:
         if info.compress_type not in NPZ_METHODS:
             raise InputError(path, f"has '{name}' packed in a way NumPy does not", SAVE_AGAIN)
         with archive.open(info) as file:
-            major = np.lib.format.read_magic(file)[0]
-            header = np.lib.format.read_array_header_1_0
-            shape, _, dtype = (header if major == 1 else np.lib.format.read_array_header_2_0)(file)
+            _, shape, _, dtype = _npy_header(file.read(NPY_HEADER_BYTES), path)
         # The archive's own lengths may be made up; what the file has on the disk is not.
         held = min(info.compress_size, path.stat().st_size)
         _check_held(math.prod(shape) * dtype.itemsize, held, name, path)
@@ -137,15 +147,9 @@ def _read_npz(path: Path, wanted: str) -> np.ndarray:
 
 
 def _read_mat(path: Path, wanted: str) -> np.ndarray:
-    import scipy.io
-
     if h5py.is_hdf5(path):  # MATLAB 7.3, which writes the first axis as the last
         return _read_hdf5(path, wanted).T
-    declared = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-    name = _chosen([n for n, (_, kind) in declared.items() if kind in MATLAB_BYTES], wanted, path)
-    shape, kind = declared[name]
-    _check_held(math.prod(shape) * MATLAB_BYTES[kind], path.stat().st_size, name, path)
-    return np.asarray(scipy.io.loadmat(path, variable_names=[name])[name])
+    return read_matlab(path, lambda names: _chosen(names, wanted, path))
 
 
 def _read_hdf5(path: Path, wanted: str) -> np.ndarray:

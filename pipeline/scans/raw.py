@@ -27,7 +27,7 @@ class DataFile:
     ----------
     path : Path
     header : Path
-        Its header, which errors name.
+        Its header; an array's own file.
     length : int
         Bytes.
     dtype : NumPy dtype
@@ -49,8 +49,7 @@ class DataFile:
         """
         end = offset + math.prod(shape) * self.dtype.itemsize
         if end > self.length:
-            problem = f"has {self.length} bytes, {end} by its header {self.header.name}: {shape}"
-            raise InputError(self.path, problem, "copy both anew, or correct the header")
+            raise self._refusal(end)
         try:
             return np.memmap(self.path, self.dtype, "r", offset, shape)
         except (OSError, ValueError, OverflowError) as error:
@@ -60,8 +59,11 @@ class DataFile:
     def ends_at(self, end: int) -> None:
         """Refuse a file that has more bytes than its header describes."""
         if end != self.length:
-            problem = f"has {self.length} bytes, {end} by its header {self.header.name}"
-            raise InputError(self.path, problem, "copy both anew, or correct the header")
+            raise self._refusal(end)
+
+    def _refusal(self, end: int) -> InputError:
+        problem = f"has {self.length} bytes, {end} by its header"
+        return InputError(self.path, problem, "copy it anew, with its header, or correct that")
 
 
 def data_file(header: Header, byte_order_key: str) -> DataFile:
