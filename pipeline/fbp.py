@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import scipy.fft
 import scipy.sparse
@@ -10,7 +11,7 @@ import torch
 
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
-from pipeline.tomography.geometry import Geometry, Grid, Ring, field_of_view
+from pipeline.tomography.geometry import Geometry, Grid, field_of_view
 from pipeline.tomography.projectors import torch_csr
 
 
@@ -214,8 +215,38 @@ def _interpolation(
     return scipy.sparse.coo_array((weight, (rows, column)), shape=shape).tocsr()
 
 
+def line_integrals(file: h5py.File, rows: slice) -> np.ndarray:
+    """Line integrals (slice, view, radial) float32, in counts, of rows of an open file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Of kind `SINOGRAM` or `SCAN`: prompts less background, or trues, over factors; of a bin
+        whose factor is 0 as it is.
+    """
+    trues = hdf5.finite(file["prompts" if "prompts" in file else "trues"], rows).astype(np.float32)
+    trues -= hdf5.finite(file["background"], rows)
+    factors = hdf5.finite(file["factors"], rows)
+    return np.divide(trues, factors, out=trues, where=factors > 0)
+
+
+def reconstruct_scan(
+    scan: h5py.File, settings: FbpSettings, ring: Geometry, grid: Grid
+) -> np.ndarray:
+    """Reconstruct the images (slice, y, x) of an open file of `SCAN`, in counts per mm.
+
+    Bins that count nothing in some slice are interpolated in all, those of gaps among them.
+    """
+    parts = [np.s_[start : start + 25] for start in range(0, len(scan["factors"]), 25)]
+    counting = np.ones((ring.views, ring.radial_bins), bool)
+    for part in parts:
+        counting &= (hdf5.finite(scan["factors"], part) > 0).all(axis=0)
+    method = FilteredBackProjection(ring, grid, settings.window, settings.cutoff, counting)
+    return np.concatenate([method(line_integrals(scan, part)) for part in parts])
+
+
 def reconstruct(
-    sinogram: Path, output: Path, settings: FbpSettings, ring: Ring, grid: Grid
+    sinogram: Path, output: Path, settings: FbpSettings, ring: Geometry, grid: Grid
 ) -> None:
     """Rule ``fbp``: reconstruct a subject's slices, a rotation at a time.
 
@@ -234,10 +265,7 @@ def reconstruct(
         for rotation in np.unique(identity["rotation"]):
             rows = np.flatnonzero(identity["rotation"] == rotation)
             volume = np.s_[rows[0] : rows[-1] + 1]
-            trues = hdf5.finite(file["prompts"], volume).astype(np.float32)
-            trues -= hdf5.finite(file["background"], volume)
-            factors = hdf5.finite(file["factors"], volume)
-            np.divide(trues, factors, out=trues, where=factors > 0)
+            trues = line_integrals(file, volume)
             images.append(method(trues / hdf5.finite(file["scale"], volume)[:, None, None]))
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
     hdf5.write(

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from torch.nn.functional import threshold
 
 from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import OSEM, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
 from pipeline.tomography.forward_model import ForwardModel, Simulation
 from pipeline.tomography.projectors import Projector
@@ -105,17 +107,11 @@ def reconstruct(
         for name in ("prompts", "factors", "background"):
             hdf5.check_shape(file[name], (projector.ring.views, projector.ring.radial_bins))
         identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
-        for start in range(0, len(identity["rotation"]), SLICES_AT_A_TIME):
-            part = np.s_[start : start + SLICES_AT_A_TIME]
-            prompts = _subsets(projector, hdf5.finite(file["prompts"], part))
-            background = _subsets(projector, hdf5.finite(file["background"], part))
-            model = plain
-            if not everything:
-                factors = _subsets(projector, hdf5.finite(file["factors"], part))
-                model = ForwardModel(projector, simulation.psf_fwhm_mm, factors)
-            *_, image = osem(model, prompts, background, settings.iterations)
+        for part in _parts(len(identity["rotation"])):
+            model = plain if everything else _with_factors(file, part, plain)
+            image = _image(file, part, model, settings.iterations)
             scale = hdf5.finite(file["scale"], part)
-            images.append(projector.images(image) / scale[:, None, None])
+            images.append(image / scale[:, None, None])
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
     hdf5.write(
         output,
@@ -133,6 +129,56 @@ def reconstruct(
             **facts,
         ),
     )
+
+
+def reconstruct_scan(scan: h5py.File, settings: OsemSettings, model: ForwardModel) -> np.ndarray:
+    """Reconstruct the images of an open file of `pipeline.storage.kinds.SCAN`.
+
+    Parameters
+    ----------
+    model : ForwardModel
+        Without factors, which the file has.
+
+    Returns
+    -------
+    array (slice, y, x) float32
+        In counts per mm.
+
+    Raises
+    ------
+    InputError
+        If the file holds no counts.
+    """
+    if "prompts" not in scan:
+        problem = (
+            "holds precorrected data: they are no counts, for which OSEM's likelihood is right"
+        )
+        raise InputError(scan.filename, problem, "import the prompts as measured, or use scan_fbp")
+    parts = _parts(len(scan["prompts"]))
+    images = [
+        _image(scan, part, _with_factors(scan, part, model), settings.iterations) for part in parts
+    ]
+    return np.concatenate(images)
+
+
+def _parts(slices: int) -> Iterator[slice]:
+    """Rows that are reconstructed together."""
+    for start in range(0, slices, SLICES_AT_A_TIME):
+        yield np.s_[start : start + SLICES_AT_A_TIME]
+
+
+def _with_factors(file: h5py.File, part: slice, plain: ForwardModel) -> ForwardModel:
+    return plain.times(_subsets(plain.projector, hdf5.finite(file["factors"], part)))
+
+
+def _image(file: h5py.File, part: slice, model: ForwardModel, iterations: int) -> np.ndarray:
+    """Images (slice, y, x) of some rows, in counts per mm."""
+    prompts, background = (
+        _subsets(model.projector, hdf5.finite(file[name], part))
+        for name in ("prompts", "background")
+    )
+    *_, image = osem(model, prompts, background, iterations)
+    return model.projector.images(image)
 
 
 def _subsets(projector: Projector, sinograms: np.ndarray) -> list[torch.Tensor]:

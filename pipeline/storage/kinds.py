@@ -101,6 +101,46 @@ SINOGRAM = Kind(
     attributes=SUBJECT_FACTS,
 )
 
+SCAN = Kind(
+    name="scan",
+    rule="import_scan",
+    datasets={
+        "prompts": Dataset(
+            "uint32", ("slice", "view", "radial"), "counts", "measured prompts", optional=True
+        ),
+        "trues": Dataset(
+            "float32",
+            ("slice", "view", "radial"),
+            "as in the file",
+            "data that are no counts, as precorrected ones: for FBP alone",
+            optional=True,
+        ),
+        "factors": Dataset(
+            "float32",
+            ("slice", "view", "radial"),
+            "1",
+            "normalisation and attenuation, summed over the sinograms of a slice; 0 in a gap",
+        ),
+        "background": Dataset(
+            "float32", ("slice", "view", "radial"), "counts", "expected randoms and scatter"
+        ),
+        "position_mm": Dataset(
+            "float32", ("slice",), "mm", "towards superior, 0 in the middle of the scanner"
+        ),
+    },
+    attributes=("scan", "geometry", "patient_position", "slice_mm", "sources"),
+)
+
+SCAN_IMAGE = Kind(
+    name="scan_image",
+    rule="scan_osem",
+    datasets={
+        "image": Dataset("float32", ("slice", "y", "x"), "see attribute unit", "reconstruction"),
+        "position_mm": SCAN.datasets["position_mm"],
+    },
+    attributes=("scan", "unit", "pixel_mm", "slice_mm", "orientation"),
+)
+
 OSEM = Kind(
     name="osem",
     rule="osem",

@@ -1,6 +1,7 @@
 """The physics that simulation and reconstruction share: expected prompts of a stack of slices."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,31 +44,39 @@ class Simulation:
 
 
 class ForwardModel:
-    """Attenuated line integrals of a blurred image: x -> a A P x.
+    """Line integrals of a blurred image, of which a part is counted: x -> a A P x.
 
-    A is the projector, P the Gaussian point spread (in the image), a the attenuation factors.
+    A is the projector, P the Gaussian point spread (in the image), a the factors: of attenuation,
+    of normalisation, 0 in gaps.
 
     Parameters
     ----------
     projector : Projector
     psf_fwhm_mm : float
         0 for no blurring.
-    attenuation_factors : sequence of tensors (lor, slice) or (lor, 1), or None
-        One a subset; None for no attenuation.
+    factors : sequence of tensors (lor, slice) or (lor, 1), or None
+        One a subset; None if all are 1.
     """
 
     def __init__(
         self,
         projector: Projector,
         psf_fwhm_mm: float,
-        attenuation_factors: Sequence[torch.Tensor] | None = None,
+        factors: Sequence[torch.Tensor] | None = None,
     ):
         self.projector = projector
-        self._factors = attenuation_factors
+        self._factors = factors
         self._psf = None
         if psf_fwhm_mm > 0:
             inside = field_of_view(projector.ring, projector.grid)
             self._psf = PointSpread(projector.grid, psf_fwhm_mm, inside, projector.device)
+
+    def times(self, factors: Sequence[torch.Tensor]) -> "ForwardModel":
+        """Give the same model with other factors."""
+        other = copy(self)
+        other.__dict__.pop("sensitivity", None)  # computed once, of these factors
+        other._factors = factors
+        return other
 
     def forward(self, columns: torch.Tensor, subset: int) -> torch.Tensor:
         """Expected trues (lor, slice) of images (pixel, slice)."""

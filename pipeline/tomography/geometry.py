@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.storage.errors import InputError
 
 
+@dataclass(frozen=True)
 class Geometry(ABC):
     """Which lines a sinogram's bins are: what projectors and FBP know of a scanner.
 
@@ -252,6 +253,51 @@ class ParallelBeam(Geometry):
         along = np.stack([np.sin(angle), -np.cos(angle)], axis=-1)
         foot, half_mm = normal * radial_mm[:, None], self.radial_bins * self.bin_mm
         return foot - half_mm * along, foot + half_mm * along
+
+
+@dataclass(frozen=True)
+class Placed(Geometry):
+    """A scanner in the coordinates of a patient who lies in it in one of four positions.
+
+    Parameters
+    ----------
+    scanner : Geometry
+        Whose x and y are the patient's where that lies head first and supine.
+    position : str
+        "HFS", "HFP", "FFS" or "FFP": head or feet first, supine or prone, as DICOM says it.
+    """
+
+    scanner: Geometry
+    position: str
+
+    @property
+    def views(self) -> int:
+        """Number of views."""
+        return self.scanner.views
+
+    @property
+    def radial_bins(self) -> int:
+        """Number of radial bins."""
+        return self.scanner.radial_bins
+
+    @property
+    def reach_mm(self) -> float:
+        """Distance from the axis within which an image must lie."""
+        return self.scanner.reach_mm
+
+    @property
+    def counting(self) -> np.ndarray:
+        """Boolean (view, radial): bins that can count."""
+        return self.scanner.counting
+
+    def lors_mm(self, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end points of some views' LORs, each (len(views), radial, 2) as (x, y)."""
+        start, end = self.scanner.lors_mm(views)
+        return start * TOWARDS_PATIENT[self.position], end * TOWARDS_PATIENT[self.position]
+
+
+TOWARDS_PATIENT = {"HFS": (1, 1), "HFP": (-1, -1), "FFS": (-1, 1), "FFP": (1, -1)}
+"""Signs that turn a scanner's x and y into the patient's, by the patient's position."""
 
 
 @dataclass(frozen=True)

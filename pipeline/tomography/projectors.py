@@ -19,7 +19,7 @@ import torch
 
 from pipeline.tomography import system_matrix
 from pipeline.tomography.backend import device_for
-from pipeline.tomography.geometry import Grid, Ring, check_geometry, field_of_view
+from pipeline.tomography.geometry import Geometry, Grid, check_geometry, field_of_view
 
 
 class Projector(ABC):
@@ -43,7 +43,7 @@ class Projector(ABC):
     name: str
     """``"sparse"`` or ``"parallelproj"``, as written into files."""
 
-    def __init__(self, ring: Ring, grid: Grid, subsets: int, device: torch.device):
+    def __init__(self, ring: Geometry, grid: Grid, subsets: int, device: torch.device):
         check_geometry(ring, grid, subsets)
         self.ring, self.grid, self.subsets, self.device = ring, grid, subsets, device
         self._pixels = torch.from_numpy(np.flatnonzero(field_of_view(ring, grid))).to(device)
@@ -99,7 +99,7 @@ class SparseProjector(Projector):
 
     def __init__(
         self,
-        ring: Ring,
+        ring: Geometry,
         grid: Grid,
         forward: Sequence[scipy.sparse.csr_array],
         back: Sequence[scipy.sparse.csr_array],
@@ -126,7 +126,7 @@ class ParallelprojProjector(Projector):
 
     name = "parallelproj"
 
-    def __init__(self, ring: Ring, grid: Grid, subsets: int, device: torch.device):
+    def __init__(self, ring: Geometry, grid: Grid, subsets: int, device: torch.device):
         super().__init__(ring, grid, subsets, device)
         import parallelproj_core
 
@@ -186,7 +186,7 @@ def torch_csr(matrix: scipy.sparse.csr_array, device: torch.device) -> torch.Ten
 
 
 def load(
-    name: str, ring: Ring, grid: Grid, subsets: int | None, matrix: str | Path | None
+    name: str, ring: Geometry, grid: Grid, subsets: int | None, matrix: str | Path | None
 ) -> Projector:
     """Build the projector ``name``, from `pipeline.tomography.backend`, on its device.
 

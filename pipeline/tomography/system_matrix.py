@@ -13,10 +13,10 @@ import scipy.sparse
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SYSTEM_MATRIX
-from pipeline.tomography.geometry import Grid, Ring, check_geometry, field_of_view
+from pipeline.tomography.geometry import Geometry, Grid, check_geometry, field_of_view
 
 
-def joseph_weights(ring: Ring, grid: Grid, view: int) -> scipy.sparse.csr_array:
+def joseph_weights(ring: Geometry, grid: Grid, view: int) -> scipy.sparse.csr_array:
     """Joseph's interpolation weights of the LORs of one view.
 
     Returns
@@ -50,7 +50,7 @@ def joseph_weights(ring: Ring, grid: Grid, view: int) -> scipy.sparse.csr_array:
 
 
 def system_matrices(
-    ring: Ring, grid: Grid, subsets: int
+    ring: Geometry, grid: Grid, subsets: int
 ) -> tuple[list[scipy.sparse.csr_array], list[scipy.sparse.csr_array]]:
     """Forward (lor, pixel) and back (pixel, lor) matrices of every subset, float32 and int32.
 
@@ -81,7 +81,7 @@ def system_matrices(
     return forward, [matrix.T.tocsr() for matrix in forward]
 
 
-def write(output: Path, ring: Ring, grid: Grid, subsets: int) -> None:
+def write(output: Path, ring: Geometry, grid: Grid, subsets: int) -> None:
     """Rule ``system_matrix``: build the matrices of a geometry and store them."""
     arrays: dict[str, np.ndarray] = {}
     for operator, matrices in zip(
@@ -101,7 +101,7 @@ def write(output: Path, ring: Ring, grid: Grid, subsets: int) -> None:
 
 
 def read(
-    path: str | Path, ring: Ring, grid: Grid, subsets: int | None
+    path: str | Path, ring: Geometry, grid: Grid, subsets: int | None
 ) -> tuple[list[scipy.sparse.csr_array], list[scipy.sparse.csr_array]]:
     """Read the matrices of `system_matrices` from a file of rule ``system_matrix``.
 
@@ -136,7 +136,7 @@ def read(
     return forward, back
 
 
-def _geometry(ring: Ring, grid: Grid, subsets: int) -> Mapping[str, Any]:
+def _geometry(ring: Geometry, grid: Grid, subsets: int) -> Mapping[str, Any]:
     """Give what a file says of its matrices, as JSON has it."""
     found = {"ring": asdict(ring), "grid": asdict(grid), "subsets": subsets}
     return dict(json.loads(json.dumps(found)))

@@ -1,0 +1,342 @@
+"""Rule ``import_scan``: a measured sinogram of any format, and what belongs to it, as one file."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.scans.projections import (
+    Acquisition,
+    Projections,
+    ScanSettings,
+    segments_within,
+    single_slice_rebinned,
+)
+from pipeline.scans.registry import read
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import SCAN
+from pipeline.tomography.geometry import Geometry, ParallelBeam, Ring
+
+log = logging.getLogger(__name__)
+
+NO_LIMIT = 10**6
+"""Ring differences; more than any scanner has."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An entry of the configuration's ``scans``.
+
+    Attributes
+    ----------
+    sinogram : str
+        File of the prompts; of one with several arrays ``file#array``, as of the others.
+    randoms, scatter : str
+        Files of expected randoms (delayeds) and scatter, in counts; "" for none.
+    factors : str
+        File of normalisation times attenuation factors, as they multiply line integrals; "" for 1.
+    ring_difference : int
+        Sinograms of larger differences of rings are left out.
+    axes : str
+        Names of a plain array's axes: ``plane view radial`` in any order.
+    towards : str
+        "superior" or "inferior": where a plain array's planes run.
+    patient_position : str
+        "HFS", "HFP", "FFS" or "FFP"; "" if the file says it.
+    slice_mm : float
+        Distance of neighbouring planes; 0 if the file says it.
+    smoothed_randoms : int
+        Views and bins (odd) over which randoms are averaged; 1 for none.
+    calibration : float
+        Bq/ml of one count per mm; 0 if it is not known.
+    """
+
+    sinogram: str
+    randoms: str = ""
+    scatter: str = ""
+    factors: str = ""
+    ring_difference: int = NO_LIMIT
+    axes: str = ""
+    towards: str = "superior"
+    patient_position: str = ""
+    slice_mm: float = 0.0
+    smoothed_randoms: int = 1
+    calibration: float = 0.0
+
+
+def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
+    """Rule ``import_scan``: read, rebin to planes, and bring into one geometry.
+
+    Parameters
+    ----------
+    name : str
+        Of the scan.
+    scan : Scan
+    scanner : Geometry
+        Of data that are not arc-corrected: the configuration's.
+    output : Path
+        HDF5 file of kind `pipeline.storage.kinds.SCAN`.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, is not of this scanner, does not fit the others, or holds what
+        cannot be right.
+    """
+    measured = _Part(scan, scan.sinogram)
+    geometry = geometry_of(measured.projections, scanner)
+    counting = geometry.counting
+    planes = measured.planes(geometry)
+    parts = {"randoms": scan.randoms, "scatter": scan.scatter, "factors": scan.factors}
+    others = {key: _Part(scan, path) for key, path in parts.items() if path}
+    arrays = {key: part.beside(measured, geometry) for key, part in others.items()}
+    shape = planes.shape
+    background = np.zeros(shape, np.float32)
+    if "randoms" in arrays:
+        background += _averaged(arrays["randoms"], scan.smoothed_randoms, counting)
+    background += arrays.get("scatter", np.float32(0))
+    factors = arrays.get("factors")
+    if factors is None:
+        factors = np.broadcast_to(measured.sinograms()[:, None, None], shape).astype(np.float32)
+    factors = factors * counting
+    held, kept = _prompts(planes, scan.sinogram), counting | (planes == 0)
+    if (lost := int((~kept).sum())) and "prompts" in held:
+        log.warning("%s: %d bins count although they are gaps; left out", scan.sinogram, lost)
+    slice_mm = scan.slice_mm or measured.slice_mm
+    position = measured.position
+    _say(name, planes, background, counting)
+    hdf5.write(
+        output,
+        SCAN,
+        {
+            **{key: array * counting for key, array in held.items()},
+            "factors": factors,
+            "background": background * counting,
+            "position_mm": ((np.arange(len(planes)) - (len(planes) - 1) / 2) * slice_mm).astype(
+                np.float32
+            ),
+        },
+        hdf5.provenance(
+            {"scan": asdict(scan)},
+            scan=name,
+            geometry=json.dumps(_described(geometry), sort_keys=True),
+            patient_position=position,
+            slice_mm=slice_mm,
+            ring_differences=measured.ring_differences,
+            tof_bins=measured.projections.acquisition.tof_bins,
+            counts=float(planes.sum()),
+            calibration=scan.calibration,
+            sources=json.dumps(
+                {"sinogram": measured.source} | {key: part.source for key, part in others.items()}
+            ),
+        ),
+    )
+
+
+class _Part:
+    """One file of a scan: prompts, randoms, scatter or factors."""
+
+    def __init__(self, scan: Scan, path: str):
+        self._scan, self._path = scan, path
+        file, _, array = path.partition("#")
+        settings = ScanSettings(
+            axes=scan.axes,
+            array=array,
+            towards=scan.towards,
+            patient_position=scan.patient_position or None,
+        )
+        self.projections = read(file, settings)
+
+    @property
+    def position(self) -> str:
+        """How the patient lies; `single_slice_rebinned` has refused a file that does not say."""
+        return str(self.projections.acquisition.patient_position)
+
+    @property
+    def slice_mm(self) -> float:
+        """Distance of neighbouring planes: half that of rings."""
+        spacing = self.projections.acquisition.ring_spacing_mm
+        if spacing is None:
+            problem = "does not say how far its planes are apart"
+            raise InputError(self._path, problem, "give slice_mm of the scan, in mm")
+        return spacing / 2
+
+    @property
+    def source(self) -> dict[str, str]:
+        """Name of the file, and hash of its data."""
+        return {"file": self.projections.origin.name, "sha256": self.projections.sha256}
+
+    @property
+    def ring_differences(self) -> str:
+        """What was summed, to read."""
+        taken = segments_within(self.projections, self._scan.ring_difference)
+        if taken[0].differences is None:
+            return "planes as in the file"
+        return ", ".join(f"{low} to {high}" for low, high in (s.differences for s in taken))  # type: ignore[misc]
+
+    def planes(self, geometry: Geometry) -> np.ndarray:
+        """(slice, view, radial) of the geometry, from inferior to superior."""
+        rebinned = single_slice_rebinned(self.projections, self._scan.ring_difference)
+        first = -geometry.central_bin - self.projections.first_tangential
+        last = first + geometry.radial_bins
+        if first < 0 or last > rebinned.shape[2] or rebinned.shape[1] != geometry.views:
+            found = f"{rebinned.shape[1]} views x {rebinned.shape[2]} bins from "
+            raise InputError(
+                self._path,
+                f"has {found}{self.projections.first_tangential}, and the scanner "
+                f"{geometry.views} views x {geometry.radial_bins} bins from "
+                f"{-geometry.central_bin}",
+                "give a scanner with these views, and with no more bins (a larger radial_trim)",
+            )
+        return rebinned[:, :, first:last]
+
+    def beside(self, measured: "_Part", geometry: Geometry) -> np.ndarray:
+        """The same as float32, of as many planes as the prompts; nothing below 0."""
+        planes = self.planes(geometry).astype(np.float32)
+        wanted = measured.planes(geometry).shape
+        if planes.shape != wanted:
+            problem = f"has {planes.shape} (plane, view, bin), and the prompts {wanted}"
+            raise InputError(self._path, problem, "give the file that belongs to these prompts")
+        if self.position != measured.position:
+            problem = f"is of a patient who lies {self.position}, the prompts {measured.position}"
+            raise InputError(self._path, problem, "give the file that belongs to these prompts")
+        if (planes < 0).any():
+            problem = f"has {int((planes < 0).sum())} bins below 0, which no expectation has"
+            raise InputError(self._path, problem, "export it anew, or leave it out")
+        return planes
+
+    def sinograms(self) -> np.ndarray:
+        """(plane,): how many ring pairs were summed to each plane."""
+        taken = segments_within(self.projections, self._scan.ring_difference)
+        if taken[0].differences is None:
+            return np.ones(len(taken[0].data), np.float32)
+        rings = self.projections.rings
+        pairs = np.zeros(2 * rings - 1, np.float32)
+        for low, high in (segment.differences or (0, 0) for segment in taken):
+            for difference in range(low, high + 1):
+                first = abs(difference)
+                pairs[first : 2 * rings - 1 - first : 2] += 1
+        return pairs
+
+
+# --- geometry ------------------------------------------------------------------------------------
+
+SAME_RADIUS = 0.02
+SAME_ANGLE_DEG = 0.5
+"""How much of its radius, and how far its first end point, a scanner may be off the file's."""
+
+
+def geometry_of(projections: Projections, scanner: Geometry) -> Geometry:
+    """Find the geometry of some data: the given scanner's, unless they are arc-corrected.
+
+    Raises
+    ------
+    InputError
+        If the data are not of that scanner, or say too little.
+    """
+    says, where = projections.acquisition, projections.origin
+    views, bins = projections.segments[0].data.shape[1:]
+    if not says.arc_corrected:
+        if isinstance(scanner, Ring):
+            _check_ring(says, scanner, views, where)
+        return scanner
+    if says.bin_mm is None:
+        problem = "is arc-corrected and does not say how wide its bins are"
+        raise InputError(where, problem, "add 'effective central bin size (cm)' to its header")
+    return ParallelBeam(views, bins, says.bin_mm, says.view_offset_deg or 0.0)
+
+
+def _check_ring(says: Acquisition, ring: Ring, views: int, where: Path) -> None:
+    """Refuse a ring that contradicts what a file says."""
+    x, y = ring.end_point_xy_mm[0]
+    first_deg = float(np.rad2deg(np.arctan2(x, -y)))
+    off_deg = 0.0
+    if says.view_offset_deg is not None:
+        off_deg = (first_deg - says.view_offset_deg + 180) % 360 - 180
+    facts: Mapping[str, tuple[Any, Any, bool]] = {
+        "detectors a ring": (
+            says.detectors_per_ring,
+            ring.end_points,
+            says.detectors_per_ring in (None, ring.end_points),
+        ),
+        "views": (views, ring.views, views == ring.views),
+        "mm from the axis to where photons interact": (
+            says.radius_mm,
+            ring.radius_mm,
+            says.radius_mm is None
+            or abs(says.radius_mm - ring.radius_mm) <= SAME_RADIUS * ring.radius_mm,
+        ),
+        "degrees to the first detector": (
+            says.view_offset_deg,
+            round(first_deg, 3),
+            abs(off_deg) <= SAME_ANGLE_DEG,
+        ),
+    }
+    for what, (found, wanted, same) in facts.items():
+        if not same:
+            raise InputError(
+                where,
+                f"has {found} {what}, and the configured scanner {wanted}",
+                "give the scanner of these data, e.g. --config scanner=mmr; config/scanners has "
+                "some, and a file of your own can be given by its path",
+            )
+
+
+def _described(geometry: Geometry) -> dict[str, Any]:
+    """Give a geometry as a configuration's section ``scanner`` has it."""
+    kind = "ring" if isinstance(geometry, Ring) else "parallel"
+    return {"geometry": kind, **asdict(geometry)}  # type: ignore[call-overload]
+
+
+# --- counts --------------------------------------------------------------------------------------
+
+
+def _prompts(planes: np.ndarray, where: str) -> dict[str, np.ndarray]:
+    """Name the planes ``prompts`` if they can be counts, else ``trues``."""
+    below, broken = int((planes < 0).sum()), int((planes != np.rint(planes)).sum())
+    if below == broken == 0:
+        if planes.max() > np.iinfo(np.uint32).max:
+            problem = f"has a bin of {planes.max():g} counts"
+            raise InputError(
+                where, problem, "see whether its number format and byte order are right"
+            )
+        return {"prompts": planes.astype(np.uint32)}
+    log.warning(
+        "%s: %d bins are below 0 and %d no whole numbers: no counts, and so for FBP alone",
+        *(where, below, broken),
+    )
+    return {"trues": planes.astype(np.float32)}
+
+
+def _averaged(randoms: np.ndarray, width: int, counting: np.ndarray) -> np.ndarray:
+    """Average counts over a square of views and bins around each, and leave out gaps."""
+    if width == 1:
+        return randoms
+    sums, known = (_box_sums(array, width) for array in (randoms * counting, counting[None]))
+    averages: np.ndarray = sums / np.maximum(known, 1)
+    return averages.astype(np.float32)
+
+
+def _box_sums(arrays: np.ndarray, width: int) -> np.ndarray:
+    from scipy.ndimage import uniform_filter
+
+    return (
+        uniform_filter(
+            arrays.astype(np.float64), (1, width, width), mode=("constant", "wrap", "constant")
+        )
+        * width**2
+    )
+
+
+def _say(name: str, planes: np.ndarray, background: np.ndarray, counting: np.ndarray) -> None:
+    log.info(
+        "scan %s: %d planes x %d views x %d bins, %g counts, background %.1f %%, gaps %.1f %%",
+        *(name, *planes.shape, planes.sum()),
+        100 * background.sum() / max(planes.sum(), 1),
+        100 * (1 - counting.mean()),
+    )

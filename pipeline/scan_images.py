@@ -1,0 +1,125 @@
+"""Rules ``scan_osem`` and ``scan_fbp``: images of a measured scan, as HDF5 and as NIfTI."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline import fbp, osem
+from pipeline.fbp import FbpSettings
+from pipeline.osem import OsemSettings
+from pipeline.storage import hdf5
+from pipeline.storage.files import atomic_file
+from pipeline.storage.kinds import SCAN, SCAN_IMAGE
+from pipeline.tomography.backend import device_for
+from pipeline.tomography.forward_model import ForwardModel
+from pipeline.tomography.geometry import Geometry, Grid, Placed, scanner_from
+from pipeline.tomography.projectors import SparseProjector
+from pipeline.tomography.system_matrix import system_matrices
+
+
+def scan_osem(
+    scan: Path, output: Path, nifti: Path, settings: OsemSettings, psf_fwhm_mm: float, grid: Grid
+) -> None:
+    """Rule ``scan_osem``: OSEM of the prompts, with the scan's factors and background.
+
+    Parameters
+    ----------
+    scan : Path
+        Of kind `pipeline.storage.kinds.SCAN`.
+    output, nifti : Path
+        HDF5 of kind `pipeline.storage.kinds.SCAN_IMAGE`, and NIfTI.
+    settings : OsemSettings
+    psf_fwhm_mm : float
+        Resolution that is modelled; 0 for none.
+    grid : Grid
+
+    Raises
+    ------
+    InputError
+        If the subsets do not divide the views, the image reaches beyond the ring, or the file holds
+        no counts.
+    """
+    with hdf5.opened(scan, SCAN) as file:
+        ring, device = placed(file), device_for("sparse")
+        matrices = system_matrices(ring, grid, settings.subsets)
+        model = ForwardModel(SparseProjector(ring, grid, *matrices, device), psf_fwhm_mm)
+        images = osem.reconstruct_scan(file, settings, model)
+        said = {"osem": asdict(settings), "psf_fwhm_mm": psf_fwhm_mm}
+        write(file, images, grid, output, nifti, said)
+
+
+def scan_fbp(scan: Path, output: Path, nifti: Path, settings: FbpSettings, grid: Grid) -> None:
+    """Rule ``scan_fbp``: FBP of prompts less background, or of precorrected data.
+
+    Parameters
+    ----------
+    scan, output, nifti, grid
+        As of `scan_osem`.
+    settings : FbpSettings
+    """
+    with hdf5.opened(scan, SCAN) as file:
+        images = fbp.reconstruct_scan(file, settings, placed(file), grid)
+        write(file, images, grid, output, nifti, {"fbp": asdict(settings)})
+
+
+def placed(scan: h5py.File) -> Geometry:
+    """Give the geometry of an open scan, in the patient's coordinates."""
+    geometry = scanner_from(json.loads(scan.attrs["geometry"]))
+    return Placed(geometry, scan.attrs["patient_position"])
+
+
+def write(
+    scan: h5py.File,
+    images: np.ndarray,
+    grid: Grid,
+    output: Path,
+    nifti: Path,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write images (slice, y, x), in counts per mm, in Bq/ml if the scan has a calibration."""
+    calibration, unit = float(scan.attrs["calibration"]), "counts/mm"
+    if calibration > 0:
+        images, unit = images * np.float32(calibration), "Bq/ml"
+    slice_mm, position_mm = float(scan.attrs["slice_mm"]), hdf5.finite(scan["position_mm"])
+    attributes = hdf5.provenance(
+        {**settings, "scan": scan.attrs["config"], "grid": asdict(grid)},
+        **{name: scan.attrs[name] for name in ("scan", "patient_position", "slice_mm")},
+        unit=unit,
+        pixel_mm=grid.pixel_mm,
+        orientation="LPS",
+    )
+    arrays = {"image": images.astype(np.float32), "position_mm": position_mm}
+    hdf5.write(output, SCAN_IMAGE, arrays, attributes)
+    write_nifti(nifti, images, grid, slice_mm, float(position_mm[0]), unit)
+
+
+def write_nifti(
+    path: Path, images: np.ndarray, grid: Grid, slice_mm: float, first_mm: float, unit: str
+) -> None:
+    """Write images as NIfTI, float32, with the affine that shows the patient right.
+
+    Parameters
+    ----------
+    images : array (slice, y, x)
+        LPS: x to the patient's left, y to posterior, slices to superior.
+    first_mm : float
+        Where the first slice lies, towards superior.
+    unit : str
+        Goes into the header's description.
+    """
+    import nibabel
+
+    corner_mm = grid.centres_mm[0]
+    affine = np.diag([-grid.pixel_mm, -grid.pixel_mm, slice_mm, 1.0])
+    affine[:3, 3] = -corner_mm, -corner_mm, first_mm
+    image = nibabel.Nifti1Image(images.astype(np.float32).transpose(2, 1, 0), affine)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = unit.encode()
+    with atomic_file(path) as temporary:
+        # nibabel goes by the suffix, which a temporary file has not.
+        temporary.write_bytes(image.to_bytes())
