@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ class Scan:
         Views and bins (odd) over which randoms are averaged; 1 for none.
     calibration : float
         Bq/ml of one count per mm; 0 if it is not known.
+    images : sequence of str
+        Which are made: "osem", "fbp".
     """
 
     sinogram: str
@@ -67,6 +69,7 @@ class Scan:
     slice_mm: float = 0.0
     smoothed_randoms: int = 1
     calibration: float = 0.0
+    images: Sequence[str] = ("osem", "fbp")
 
 
 def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
@@ -92,6 +95,7 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
     geometry = geometry_of(measured.projections, scanner)
     counting = geometry.counting
     planes = measured.planes(geometry)
+    held = _prompts(planes, scan.sinogram)
     parts = {"randoms": scan.randoms, "scatter": scan.scatter, "factors": scan.factors}
     others = {key: _Part(scan, path) for key, path in parts.items() if path}
     arrays = {key: part.beside(measured, geometry) for key, part in others.items()}
@@ -102,9 +106,10 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
     background += arrays.get("scatter", np.float32(0))
     factors = arrays.get("factors")
     if factors is None:
-        factors = np.broadcast_to(measured.sinograms()[:, None, None], shape).astype(np.float32)
+        summed = measured.summed(counts="prompts" in held)
+        factors = np.broadcast_to(summed[:, None, None], shape).astype(np.float32)
     factors = factors * counting
-    held, kept = _prompts(planes, scan.sinogram), counting | (planes == 0)
+    kept = counting | (planes == 0)
     if (lost := int((~kept).sum())) and "prompts" in held:
         log.warning("%s: %d bins count although they are gaps; left out", scan.sinogram, lost)
     slice_mm = scan.slice_mm or measured.slice_mm
@@ -130,6 +135,7 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
             ring_differences=measured.ring_differences,
             tof_bins=measured.projections.acquisition.tof_bins,
             counts=float(planes.sum()),
+            likelihood=measured.uncorrected and bool((planes >= 0).all()),
             calibration=scan.calibration,
             sources=json.dumps(
                 {"sinogram": measured.source} | {key: part.source for key, part in others.items()}
@@ -165,6 +171,11 @@ class _Part:
             problem = "does not say how far its planes are apart"
             raise InputError(self._path, problem, "give slice_mm of the scan, in mm")
         return spacing / 2
+
+    @property
+    def uncorrected(self) -> bool:
+        """Whether nothing was applied to the counts that changes how they scatter."""
+        return {*self.projections.acquisition.corrections} <= {"arc correction"}
 
     @property
     def source(self) -> dict[str, str]:
@@ -210,18 +221,25 @@ class _Part:
             raise InputError(self._path, problem, "export it anew, or leave it out")
         return planes
 
-    def sinograms(self) -> np.ndarray:
-        """(plane,): how many ring pairs were summed to each plane."""
+    def summed(self, counts: bool) -> np.ndarray:
+        """(plane,): how many sinograms were summed to each plane, of counts each pair of rings.
+
+        A file's sinogram of several ring differences holds the counts of all their pairs of rings;
+        corrected data are means of them (STIR's convention).
+        """
         taken = segments_within(self.projections, self._scan.ring_difference)
         if taken[0].differences is None:
             return np.ones(len(taken[0].data), np.float32)
         rings = self.projections.rings
-        pairs = np.zeros(2 * rings - 1, np.float32)
-        for low, high in (segment.differences or (0, 0) for segment in taken):
-            for difference in range(low, high + 1):
-                first = abs(difference)
-                pairs[first : 2 * rings - 1 - first : 2] += 1
-        return pairs
+        found = np.zeros(2 * rings - 1, np.float32)
+        for segment in taken:
+            if not counts:
+                found[segment.planes(rings)] += 1
+                continue
+            low, high = segment.differences or (0, 0)
+            for first in map(abs, range(low, high + 1)):
+                found[first : 2 * rings - 1 - first : 2] += 1
+        return found
 
 
 # --- geometry ------------------------------------------------------------------------------------
@@ -290,7 +308,7 @@ def _check_ring(says: Acquisition, ring: Ring, views: int, where: Path) -> None:
 def _described(geometry: Geometry) -> dict[str, Any]:
     """Give a geometry as a configuration's section ``scanner`` has it."""
     kind = "ring" if isinstance(geometry, Ring) else "parallel"
-    return {"geometry": kind, **asdict(geometry)}  # type: ignore[call-overload]
+    return {"geometry": kind, **asdict(geometry)}
 
 
 # --- counts --------------------------------------------------------------------------------------
@@ -306,10 +324,7 @@ def _prompts(planes: np.ndarray, where: str) -> dict[str, np.ndarray]:
                 where, problem, "see whether its number format and byte order are right"
             )
         return {"prompts": planes.astype(np.uint32)}
-    log.warning(
-        "%s: %d bins are below 0 and %d no whole numbers: no counts, and so for FBP alone",
-        *(where, below, broken),
-    )
+    log.warning("%s: %d bins are below 0, %d no whole numbers: no counts", where, below, broken)
     return {"trues": planes.astype(np.float32)}
 
 

@@ -147,14 +147,17 @@ def reconstruct_scan(scan: h5py.File, settings: OsemSettings, model: ForwardMode
     Raises
     ------
     InputError
-        If the file holds no counts.
+        If the file holds data that are no counts.
     """
-    if "prompts" not in scan:
-        problem = (
-            "holds precorrected data: they are no counts, for which OSEM's likelihood is right"
+    if not scan.attrs["likelihood"]:
+        raise InputError(
+            scan.filename,
+            "holds data that are below 0 or were corrected before; OSEM takes the likelihood of "
+            "counts",
+            "give the prompts as measured, and corrections as factors, randoms and scatter; or FBP "
+            "alone, with images: [fbp] in the scan's section",
         )
-        raise InputError(scan.filename, problem, "import the prompts as measured, or use scan_fbp")
-    parts = _parts(len(scan["prompts"]))
+    parts = _parts(len(scan["factors"]))
     images = [
         _image(scan, part, _with_factors(scan, part, model), settings.iterations) for part in parts
     ]

@@ -187,6 +187,23 @@ def shard(config: Config) -> int:
     return asked(PLAIN_MB, fine + 5 * data.slices * data.pixels)
 
 
+SCAN_PLANES = 300
+"""Of a measured scan; more than scanners of today have."""
+
+
+def import_scan(config: Config) -> int:
+    """Sinograms of a scan, rebinned in 64 bits, and what is made of them."""
+    return asked(IMAGES_MB, 60 * SCAN_PLANES * data_of(config).bins)
+
+
+def scan_images(config: Config) -> int:
+    """OSEM or FBP images of a scan, with its matrix."""
+    data = data_of(config)
+    matrix = 50 * entries(config, 1) + 36 * data.seen * data.views
+    held = 12 * SCAN_PLANES * data.pixels + 48 * OSEM_SLICES * data.bins
+    return asked(TORCH_MB, matrix + held + 8 * data.subsets * data.seen * OSEM_SLICES)
+
+
 def preview(config: Config) -> int:
     """Six images of each of the three or four datasets of a file, with their colours."""
     data = data_of(config)

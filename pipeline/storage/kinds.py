@@ -112,7 +112,7 @@ SCAN = Kind(
             "float32",
             ("slice", "view", "radial"),
             "as in the file",
-            "data that are no counts, as precorrected ones: for FBP alone",
+            "data that are no counts, in place of prompts",
             optional=True,
         ),
         "factors": Dataset(
@@ -128,7 +128,7 @@ SCAN = Kind(
             "float32", ("slice",), "mm", "towards superior, 0 in the middle of the scanner"
         ),
     },
-    attributes=("scan", "geometry", "patient_position", "slice_mm", "sources"),
+    attributes=("scan", "geometry", "patient_position", "slice_mm", "sources", "likelihood"),
 )
 
 SCAN_IMAGE = Kind(

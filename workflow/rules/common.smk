@@ -39,6 +39,8 @@ EVALUATED = config["evaluation"]["models"]
 UNCERTAINTY = config["evaluation"]["uncertainty"]
 SWEEPS = config["evaluation"]["sweeps"]
 
+SCANS = config["scans"]
+
 LABELS = f"data/labels/{config['source']}"
 DATA = f"data/{config['name']}"
 RESULTS = f"results/{config['name']}"
@@ -49,6 +51,7 @@ wildcard_constraints:
     subject=r"subject\d+",
     model="|".join(MODELS),
     sweep="|".join(SWEEPS),
+    scan="|".join(SCANS) or "none",
 
 
 def of_split(*splits):
@@ -64,6 +67,20 @@ def shards(*splits):
 def system_matrix(grid):
     """Input of rules that project: the matrix of a grid, or nothing where none is needed."""
     return f"{DATA}/system_matrix/{grid}.h5" if PROJECTOR == "sparse" else []
+
+
+def scan_files(scan):
+    """Files that a scan names; of one with several arrays the file."""
+    paths = (
+        SCANS[scan].get(name) for name in ("sinogram", "randoms", "scatter", "factors")
+    )
+    return sorted({path.partition("#")[0] for path in paths if path})
+
+
+def scan_images(wildcards):
+    """Images of a scan."""
+    kinds = SCANS[wildcards.scan].get("images", ["osem", "fbp"])
+    return expand(f"{RESULTS}/scans/{wildcards.scan}/{{kind}}.h5", kind=kinds)
 
 
 def simulation_grid():

@@ -61,7 +61,9 @@ rule slices:
         seed=config["seed"],
         slices=config["slices"],
         oversampling=config["simulation"]["oversampling"],
-        field_of_view_mm=field_of_view_mm(scanner_from(config["scanner"]), grid_from(config)),
+        field_of_view_mm=field_of_view_mm(
+            scanner_from(config["scanner"]), grid_from(config)
+        ),
         code=code_hash("slices.py"),
     script:
         "../scripts/slices.py"

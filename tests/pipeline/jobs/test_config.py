@@ -39,6 +39,7 @@ def objects_and_leaves():
 
 SCHEMAS = objects_and_leaves()
 OPEN = {"configuration.variants", "configuration.variants.*", "configuration.scanner"}
+OPEN |= {"configuration.scans"}
 """Sections of any names; variants and scanners are checked by their method's and geometry's."""
 
 
