@@ -1,4 +1,4 @@
-"""Rule ``phantom``: from a label volume to volumes of activity and attenuation."""
+"""Rule ``phantom``: volumes of activity and attenuation, made of labels or of an own image."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,10 +8,19 @@ import brainweb
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from pipeline.images.orientation import is_straight, to_lps
 from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.kinds import LABELS, PHANTOM
+from pipeline.storage.kinds import IMAGE, LABELS, PHANTOM, PHANTOM_OF_IMAGE
+
+HEAD_FRACTION, HEAD_PERCENTILE = 0.25, 99.9
+"""An own image shows the head where it is above this fraction of this percentile of its values.
+
+The thousandth part of the voxels is some of the brain, whatever the field of view, and no single
+voxel's noise. A quarter of what FDG has in grey matter holds the brain and most of what lies
+around it, and leaves out noise in the air.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,5 +118,49 @@ def phantom(labels: Path, output: Path, subject: str, seed: int, texture: Textur
             labels_sha256=attributes["labels_sha256"],
             voxel_mm=attributes["voxel_mm"],
             orientation="LPS",
+        ),
+    )
+
+
+def of_image(image: Path, output: Path, subject: str) -> None:
+    """Rule ``phantom`` of an own image: the same file, in patient orientation (LPS).
+
+    The activity is the image, in its own unit. Attenuation is 0 where there is no map of it; labels
+    are absent where there are none. Volumes along the patient's axes are turned without a change
+    of any value, others interpolated: see `pipeline.images.orientation.to_lps`.
+
+    Parameters
+    ----------
+    image
+        File of rule ``fetch``.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or the image would need too many voxels.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    with hdf5.opened(image, IMAGE) as file:
+        affine_mm = np.asarray(file.attrs["affine_mm"])
+        for name in (name for name in IMAGE.datasets if name in file):
+            order = 0 if name == "labels" else 1
+            volume = hdf5.finite(file[name])
+            arrays[name], voxel_mm = to_lps(volume, affine_mm, order, str(image))
+        facts = {name: file.attrs[name] for name in ("source", "labels_sha256", "activity_unit")}
+    activity = arrays["activity"]
+    arrays.setdefault("attenuation", np.zeros_like(activity))
+    head_above = HEAD_FRACTION * float(np.percentile(activity, HEAD_PERCENTILE))
+    hdf5.write(
+        output,
+        PHANTOM_OF_IMAGE,
+        arrays,
+        hdf5.provenance(
+            {"head_fraction": HEAD_FRACTION, "head_percentile": HEAD_PERCENTILE},
+            subject=subject,
+            voxel_mm=voxel_mm,
+            orientation="LPS",
+            interpolation="none" if is_straight(affine_mm) else "linear",
+            head_above=head_above,
+            **facts,
         ),
     )

@@ -8,7 +8,16 @@ import numpy as np
 
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.kinds import FBP, OSEM, SHARD, SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
+from pipeline.storage.kinds import (
+    FBP,
+    IMAGE_FACTS,
+    OSEM,
+    SHARD,
+    SINOGRAM,
+    SLICE_IDENTITY,
+    SLICES,
+    SUBJECT_FACTS,
+)
 
 
 def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, split: str) -> None:
@@ -44,7 +53,7 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
             "osem": osem_file["osem"],
             "fbp": fbp_file["fbp"],
             "activity": activity,
-            "labels": slices_file["labels"],
+            **({"labels": slices_file["labels"]} if "labels" in slices_file else {}),
             "scale": sinogram_file["scale"],
             **{name: slices_file[name] for name in SLICE_IDENTITY},
         }
@@ -52,6 +61,7 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
             for row in range(len(array)) if array.ndim > 1 else [()]:
                 hdf5.finite(array, row) if isinstance(array, h5py.Dataset) else None
         facts = {name: slices_file.attrs[name] for name in SUBJECT_FACTS}
+        facts |= {n: slices_file.attrs[n] for n in IMAGE_FACTS if n in slices_file.attrs}
         made_from = {
             f"{file.attrs['rule']}_config": file.attrs["config"]
             for file in (slices_file, sinogram_file, osem_file, fbp_file)

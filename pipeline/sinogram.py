@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
 from pipeline.tomography.forward_model import ForwardModel, Simulation
 from pipeline.tomography.projectors import Projector
@@ -114,7 +115,9 @@ def _acquire(
     counting = projector.ring.counting
     factors = np.ones(shape, dtype=np.float32)
     if simulation.attenuation:
-        factors = attenuation_factors(projector, hdf5.finite(file["attenuation"], volume))
+        attenuation_per_cm = hdf5.finite(file["attenuation"], volume)
+        _check_attenuation(file, attenuation_per_cm)
+        factors = attenuation_factors(projector, attenuation_per_cm)
     factors *= counting
     trues *= factors
     fraction = simulation.background_fraction
@@ -136,3 +139,13 @@ def _acquire(
         "scale": np.full(shape[0], scale, dtype=np.float32),
         **identity,
     }
+
+
+def _check_attenuation(file: h5py.File, attenuation_per_cm: np.ndarray) -> None:
+    """Refuse to attenuate by nothing: own images need not have a map."""
+    if not attenuation_per_cm.any():
+        raise InputError(
+            "simulation.attenuation",
+            f"is true, and {file.attrs['subject']} has no attenuation map",
+            f"give {file.attrs['subject']}_mu beside its image, or set it to false",
+        )

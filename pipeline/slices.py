@@ -16,7 +16,7 @@ from scipy.ndimage import affine_transform, convolve1d
 from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.kinds import PHANTOM, SLICES
+from pipeline.storage.kinds import IMAGE_FACTS, PHANTOM, SLICES
 from pipeline.tomography.geometry import Grid, SliceSettings
 from pipeline.tomography.spacing import evenly_spaced
 
@@ -29,6 +29,13 @@ def rotation_angles_deg(rotations: int, max_deg: float, seed: int, subject: str)
     drawn = keyed_rng(seed, "rotation", subject).uniform(-max_deg, max_deg, rotations)
     drawn[0] = 0
     return drawn.astype(np.float32)
+
+
+HEAD_AREA = 0.05
+"""Part of its largest section that a section of the head without labels must have.
+
+In the outermost planes of a scanner noise alone can be as high as the head.
+"""
 
 
 def brain_slices(
@@ -55,17 +62,50 @@ def brain_slices(
         If the brain has fewer slices.
     """
     in_brain = ((labels == GREY_MATTER) | (labels == WHITE_MATTER)).any(axis=(1, 2))
+    matter = "the labels: none of these slices holds grey or white matter"
+    return _spread(in_brain, voxel_mm, slice_mm, volume_slices, count, matter)
+
+
+def head_slices(
+    activity: h5py.Dataset,
+    head_above: float,
+    voxel_mm: float,
+    slice_mm: float,
+    volume_slices: int,
+    count: int,
+) -> np.ndarray:
+    """Spread axial slices evenly over the head of an image (z, y, x) without labels.
+
+    A plane is of the head if at least `HEAD_AREA` of the largest number of voxels above
+    ``head_above`` (see `pipeline.phantom.HEAD_FRACTION`) is in it; otherwise as `brain_slices`.
+    """
+    planes = range(activity.shape[0])
+    area = np.array([np.count_nonzero(hdf5.finite(activity, z) > head_above) for z in planes])
+    in_head = (area > 0) & (area >= HEAD_AREA * area.max())
+    nothing = f"the image: none of these slices is above {head_above:.4g}"
+    return _spread(in_head, voxel_mm, slice_mm, volume_slices, count, nothing)
+
+
+def _spread(
+    in_brain: np.ndarray,
+    voxel_mm: float,
+    slice_mm: float,
+    volume_slices: int,
+    count: int,
+    to_check: str,
+) -> np.ndarray:
+    """Spread slices evenly over planes (z,) that are wanted, True or False."""
     centres_mm = (np.arange(volume_slices) - (volume_slices - 1) / 2) * slice_mm
-    nearest = np.rint(centres_mm / voxel_mm + (len(labels) - 1) / 2).astype(int)
-    inside = (nearest >= 0) & (nearest < len(labels))
-    held = np.flatnonzero(inside & in_brain[np.clip(nearest, 0, len(labels) - 1)])
+    nearest = np.rint(centres_mm / voxel_mm + (len(in_brain) - 1) / 2).astype(int)
+    inside = (nearest >= 0) & (nearest < len(in_brain))
+    held = np.flatnonzero(inside & in_brain[np.clip(nearest, 0, len(in_brain) - 1)])
     if len(held) == 0 or held[-1] - held[0] + 1 < count:
         raise InputError(
             "slices.per_volume",
             f"{count} slices asked for, the brain covers {len(held)} slices of {slice_mm} mm",
             f"ask for at most {len(held)}, or make the slices thinner"
             if len(held)
-            else "check the labels: none of these slices holds grey or white matter",
+            else f"check {to_check}",
         )
     return evenly_spaced(held[0], held[-1], count)
 
@@ -157,7 +197,9 @@ def box_mean(planes: np.ndarray, voxel_mm: np.ndarray, pixel_mm: float) -> np.nd
     return planes
 
 
-def check_field_of_view(planes: np.ndarray, voxel_mm: np.ndarray, radius_mm: float) -> None:
+def check_field_of_view(
+    planes: np.ndarray, voxel_mm: np.ndarray, radius_mm: float, above: float = 0.0
+) -> None:
     """Refuse a head that reaches beyond the scanner's field of view.
 
     Forward projection sees nothing there, while a scanner would count it: images would be wrong
@@ -166,11 +208,13 @@ def check_field_of_view(planes: np.ndarray, voxel_mm: np.ndarray, radius_mm: flo
     Parameters
     ----------
     planes : array (slice, y, x)
-        Above 0 where the head is; centred on the axis, around which it may be turned.
+        The head and what is around it; centred on the axis, around which it may be turned.
     voxel_mm : array (2,)
         Their pixel size along y and x.
     radius_mm : float
         From `pipeline.tomography.geometry.field_of_view_mm`.
+    above : float
+        Value above which a voxel is of the head.
 
     Raises
     ------
@@ -182,7 +226,7 @@ def check_field_of_view(planes: np.ndarray, voxel_mm: np.ndarray, radius_mm: flo
         for n, size in zip(planes.shape[1:], voxel_mm, strict=True)
     )
     distance_mm = np.hypot(y_mm[:, None], x_mm[None, :])
-    voxels = (planes > 0).sum(axis=0)
+    voxels = (planes > above).sum(axis=0)
     outside = voxels[distance_mm > radius_mm].sum()
     if outside:
         share = 100 * outside / voxels.sum()
@@ -226,28 +270,29 @@ def slices(
     angles = rotation_angles_deg(settings.rotations, settings.max_rotation_deg, seed, subject)
     with hdf5.opened(phantom, PHANTOM) as file:
         voxel_mm = np.asarray(file.attrs["voxel_mm"])
-        labels = hdf5.finite(file["labels"])
-        chosen = brain_slices(
-            labels,
-            voxel_mm[0],
-            settings.slice_mm,
-            settings.volume_slices,
-            settings.per_volume,
-        )
+        image_facts = {name: file.attrs[name] for name in IMAGE_FACTS if name in file.attrs}
+        head_above = float(image_facts.get("head_above", 0))
+        labels = hdf5.finite(file["labels"]) if "labels" in file else None
+        wanted = settings.slice_mm, settings.volume_slices, settings.per_volume
+        if labels is None:
+            chosen = head_slices(file["activity"], head_above, voxel_mm[0], *wanted)
+        else:
+            chosen = brain_slices(labels, voxel_mm[0], *wanted)
         from_centre_mm = (chosen - (settings.volume_slices - 1) / 2) * settings.slice_mm
-        centres = from_centre_mm / voxel_mm[0] + (len(labels) - 1) / 2
+        centres = from_centre_mm / voxel_mm[0] + (len(file["activity"]) - 1) / 2
         arrays: dict[str, np.ndarray] = {}
-        for name in ("activity", "attenuation"):
+        for name, above in (("activity", head_above), ("attenuation", 0.0)):
             planes = axial_means(file[name], centres, settings.slice_mm / voxel_mm[0])
-            check_field_of_view(planes, voxel_mm[1:], field_of_view_mm)
+            check_field_of_view(planes, voxel_mm[1:], field_of_view_mm, above)
             planes = box_mean(planes, voxel_mm[1:], fine.pixel_mm)
             arrays[name] = np.concatenate(
                 [resample(planes, voxel_mm[1:], fine, angle) for angle in angles]
             )
-        planes = labels[np.rint(centres).astype(int)]
-        arrays["labels"] = np.concatenate(
-            [nearest(planes, voxel_mm[1:], grid, angle) for angle in angles]
-        )
+        if labels is not None:
+            planes = labels[np.rint(centres).astype(int)]
+            arrays["labels"] = np.concatenate(
+                [nearest(planes, voxel_mm[1:], grid, angle) for angle in angles]
+            )
         attributes = hdf5.provenance(
             {"slices": asdict(settings), "oversampling": oversampling},
             seed=seed,
@@ -258,6 +303,7 @@ def slices(
             subject=subject,
             source=file.attrs["source"],
             labels_sha256=file.attrs["labels_sha256"],
+            **image_facts,
         )
     count = len(chosen)
     arrays["rotation"] = np.repeat(np.arange(len(angles), dtype=np.uint8), count)

@@ -13,6 +13,7 @@ from pipeline.jobs.config_models import check_models
 from pipeline.jobs.config_values import convert
 from pipeline.jobs.experiment import models_of
 from pipeline.jobs.variants import check_different, check_names
+from pipeline.sources.base import IMAGES
 from pipeline.sources.registry import facts
 from pipeline.sources.subjects import Subject, read_subjects
 from pipeline.storage.errors import InputError
@@ -53,6 +54,9 @@ def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subjec
     subjects = read_subjects(Path(config["subjects"]))
     check_models(config, schema, subjects)
     source.check(subjects, config["subjects"])
+    if source.gives == IMAGES and (fraction := config["texture"]["fraction"]) > 0:
+        problem = f"is {fraction}, and images have a texture of their own"
+        raise InputError("texture.fraction", problem, "set it to 0")
     return subjects
 
 

@@ -1,8 +1,10 @@
 """What each data source states in its own file, and nobody else about it.
 
 Beside its `Facts`, which it names ``FACTS``, a source has a function ``fetch(output, subject,
-config)``, which writes a subject's labels with `pipeline.sources.labels.write_labels`. All settings
-but the experiment's seed decide only where it finds them; see `Facts.uses_seed`.
+config)``, which writes what it `gives` of a subject: labels, with
+`pipeline.sources.labels.write_labels`, of which rule ``phantom`` makes activity and attenuation; or
+an image, which is activity already, of kind `pipeline.storage.kinds.IMAGE`. Of all settings only
+those of `Facts.decided_by` decide what that is; others say where to find it.
 
 The workflow imports the file whenever it starts, so what is slow to import is imported inside the
 functions that use it.
@@ -16,7 +18,10 @@ from typing import Any
 from pipeline.sources.subjects import Subject
 
 Fetch = Callable[[Path, str, Mapping[str, Any]], None]
-"""Write labels to an HDF5 file, in an existing folder, of a subject, as the configuration says."""
+"""Write an HDF5 file, in an existing folder, of a subject, as the configuration says."""
+
+LABELS, IMAGES = "labels", "images"
+"""What a source gives."""
 
 
 def any_subjects(subjects: Mapping[str, Subject], table: str) -> None:
@@ -30,12 +35,14 @@ class Facts:
     Attributes
     ----------
     shape : tuple of int
-        Voxels of a label volume along z, y, x.
+        Voxels of a volume along z, y, x, or the most that it may have.
     bytes_per_voxel : int
         What fetching a subject holds at its peak, for the memory that its job asks for.
-    uses_seed : bool
-        Whether the experiment's seed decides the labels; if not, ``fetch`` is given None for it,
-        and another seed fetches nothing again.
+    decided_by : tuple of str
+        Keys of the configuration that decide what it gives: another value fetches again. If the
+        seed is not among them, ``fetch`` is given None for it.
+    gives : str
+        `LABELS`, which are the same in every experiment; or `IMAGES`, which are fetched for each.
     check : callable
         Refuses, by an InputError, a table of subjects (read, and its path) that does not suit the
         source.
@@ -43,5 +50,6 @@ class Facts:
 
     shape: tuple[int, int, int]
     bytes_per_voxel: int
-    uses_seed: bool
+    decided_by: tuple[str, ...] = ()
+    gives: str = LABELS
     check: Callable[[Mapping[str, Subject], str], None] = any_subjects

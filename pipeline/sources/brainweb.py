@@ -384,6 +384,5 @@ def _check_hashes(subjects: Mapping[str, Subject], table: str) -> None:
 FACTS = Facts(
     shape=SHAPE,
     bytes_per_voxel=2 + 2 + 2 + 1,  # 16-bit codes, two steps of their conversion, classes
-    uses_seed=False,
     check=_check_hashes,
 )

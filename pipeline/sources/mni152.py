@@ -182,5 +182,5 @@ def fetch(output: Path, subject: str, config: Mapping[str, Any]) -> None:
 FACTS = Facts(
     shape=SHAPE,
     bytes_per_voxel=36,  # four maps and the distances, float32, and what their arithmetic makes
-    uses_seed=True,
+    decided_by=("seed",),
 )

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 SOURCES = {
     "brainweb": "pipeline.sources.brainweb:fetch",
     "mni152": "pipeline.sources.mni152:fetch",
+    "folder": "pipeline.sources.folder:fetch",
 }
-"""Module of every source, and its function that fetches a subject's labels."""
+"""Module of every source, and its function that fetches a subject."""
 
 
 def load(name: str) -> "Fetch":
-    """Import the function that fetches a subject's labels from a source.
+    """Import the function that fetches a subject from a source.
 
     Raises
     ------

@@ -1,5 +1,7 @@
 """Every kind of HDF5 file that the pipeline writes: datasets, axes, units."""
 
+from dataclasses import replace
+
 from pipeline.storage.hdf5 import Dataset, Kind
 
 LABELS = Kind(
@@ -9,16 +11,40 @@ LABELS = Kind(
     attributes=("source", "labels_sha256", "voxel_mm"),
 )
 
+IMAGE = Kind(
+    name="image",
+    rule="fetch",
+    datasets={
+        "activity": Dataset(
+            "float32", ("z", "y", "x"), "activity", "own image, in its own unit"
+        ),
+        "attenuation": Dataset(
+            "float32", ("z", "y", "x"), "1/cm", "at 511 keV; absent if not given", optional=True
+        ),
+        "labels": Dataset(
+            "uint8", ("z", "y", "x"), "class", "BrainWeb class; absent if not given", optional=True
+        ),
+    },
+    attributes=("source", "labels_sha256", "affine_mm", "activity_unit"),
+)
+
 PHANTOM = Kind(
     name="phantom",
     rule="phantom",
     datasets={
         "activity": Dataset("float32", ("z", "y", "x"), "activity", "FDG, grey matter 128"),
         "attenuation": Dataset("float32", ("z", "y", "x"), "1/cm", "at 511 keV"),
-        "labels": Dataset("uint8", ("z", "y", "x"), "class", "BrainWeb tissue class"),
+        "labels": Dataset(
+            "uint8", ("z", "y", "x"), "class", "BrainWeb tissue class", optional=True
+        ),
     },
     attributes=("source", "labels_sha256", "voxel_mm", "orientation"),
 )
+
+PHANTOM_OF_IMAGE = replace(
+    PHANTOM, datasets={**PHANTOM.datasets, "activity": IMAGE.datasets["activity"]}
+)
+"""The same kind as written of an own image, whose activity is not of the package ``brainweb``."""
 
 SLICE_IDENTITY = {
     "rotation": Dataset("uint8", ("slice",), "1", "number of the rotation, from 0"),
@@ -38,6 +64,13 @@ SUBJECT_FACTS = (
 )
 """Attributes that every later file of a subject carries."""
 
+IMAGE_FACTS = ("activity_unit", "head_above")
+"""Attributes that phantoms, slices and shards have besides where the activity is an own image.
+
+The unit of its values, and the value from which on a voxel or pixel counts as head. Labels are
+optional in these files, and absent where none were given.
+"""
+
 SLICES = Kind(
     name="slices",
     rule="slices",
@@ -49,7 +82,11 @@ SLICES = Kind(
             "float32", ("slice", "y", "x"), "1/cm", "at 511 keV, on the simulation grid"
         ),
         "labels": Dataset(
-            "uint8", ("slice", "y", "x"), "class", "BrainWeb class at the pixel centre"
+            "uint8",
+            ("slice", "y", "x"),
+            "class",
+            "BrainWeb class at the pixel centre",
+            optional=True,
         ),
         **SLICE_IDENTITY,
     },
@@ -174,7 +211,11 @@ SHARD = Kind(
         ),
         "activity": Dataset("float32", ("slice", "y", "x"), "activity", "noise-free truth"),
         "labels": Dataset(
-            "uint8", ("slice", "y", "x"), "class", "BrainWeb class at the pixel centre"
+            "uint8",
+            ("slice", "y", "x"),
+            "class",
+            "BrainWeb class at the pixel centre",
+            optional=True,
         ),
         **SLICE_IDENTITY,
         "scale": Dataset(

@@ -23,6 +23,7 @@ from models.registry import METHODS
 from models.configuration import schema
 from pipeline.jobs.used_code import code_hash
 from pipeline.jobs.config import check
+from pipeline.sources.base import LABELS
 from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError
 from pipeline.jobs.experiment import deciding, models_of, replicates
@@ -40,9 +41,12 @@ UNCERTAINTY = config["evaluation"]["uncertainty"]
 SWEEPS = config["evaluation"]["sweeps"]
 
 SCANS = config["scans"]
-
-LABELS = f"data/labels/{config['source']}"
+SOURCE = facts(config["source"])
 DATA = f"data/{config['name']}"
+# Labels are the same in every experiment; of own images each may have others of the same names.
+FETCHED = (
+    f"data/labels/{config['source']}" if SOURCE.gives == LABELS else f"{DATA}/images"
+)
 RESULTS = f"results/{config['name']}"
 LOGS = f"logs/{config['name']}"
 

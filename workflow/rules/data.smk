@@ -1,6 +1,6 @@
 rule fetch:
     output:
-        f"{LABELS}/{{subject}}.h5",
+        f"{FETCHED}/{{subject}}.h5",
     log:
         f"{LOGS}/fetch/{{subject}}.log",
     benchmark:
@@ -13,7 +13,7 @@ rule fetch:
     params:
         source=config["source"],
         # Some are drawn; others are what they are.
-        seed=config["seed"] if facts(config["source"]).uses_seed else None,
+        decided_by={key: config[key] for key in SOURCE.decided_by},
         # Its own alone: another line in the table is no reason to fetch this subject again.
         sha256=lambda wildcards: SUBJECTS[wildcards.subject].labels_sha256,
         code=code_hash("fetch.py", SOURCES[config["source"]]),
@@ -23,7 +23,7 @@ rule fetch:
 
 rule phantom:
     input:
-        f"{LABELS}/{{subject}}.h5",
+        f"{FETCHED}/{{subject}}.h5",
     output:
         f"{DATA}/phantoms/{{subject}}.h5",
     log:
@@ -38,6 +38,7 @@ rule phantom:
     params:
         seed=config["seed"],
         texture=config["texture"],
+        gives=SOURCE.gives,
         code=code_hash("phantom.py"),
     script:
         "../scripts/phantom.py"

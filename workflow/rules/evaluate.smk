@@ -335,7 +335,7 @@ rule provenance:
         # Not inputs: whoever has deleted them once there are shards need not make them again.
         inputs=[
             config["subjects"],
-            *expand(f"{LABELS}/{{subject}}.h5", subject=SUBJECTS),
+            *expand(f"{FETCHED}/{{subject}}.h5", subject=SUBJECTS),
         ],
         stages=expand(
             f"{DATA}/{{stage}}/{{subject}}.h5",

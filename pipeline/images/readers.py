@@ -1,0 +1,57 @@
+"""Formats of images by the names of their files: where to add another."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.images import dicom, nifti
+from pipeline.images.volume import Volume
+from pipeline.storage.errors import InputError
+from pipeline.storage.system_errors import unreadable
+
+READERS: dict[str, Callable[[Path], Volume]] = {
+    ".nii.gz": nifti.read,
+    ".nii": nifti.read,
+    "/": dicom.read,
+}
+"""By what follows the subject in the name: of a folder a slash."""
+
+
+def read(folder: Path, name: str) -> tuple[Path, Volume] | None:
+    """Read an image, whatever its format; None if there is none.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    name : str
+        Of its file or folder, without what follows: ``subject01``, ``subject01_mu``.
+
+    Returns
+    -------
+    path, volume
+
+    Raises
+    ------
+    InputError
+        If there are several of that name, or the one cannot be read.
+    """
+    found = list(_found(folder, name))
+    if len(found) > 1:
+        names = " and ".join(path.name for path, _ in found)
+        raise InputError(folder, f"holds {names} of {name}", "take all but one of them away")
+    return next(((path, reader(path)) for path, reader in found), None)
+
+
+def names(name: str) -> str:
+    """List the names that are looked for."""
+    return ", ".join(f"{name}{suffix}" for suffix in READERS)
+
+
+def _found(folder: Path, name: str) -> Iterator[tuple[Path, Callable[[Path], Volume]]]:
+    for suffix, reader in READERS.items():
+        path = folder / f"{name}{suffix}"
+        try:
+            if path.is_dir() if suffix == "/" else path.is_file():
+                yield path, reader
+        except OSError as error:
+            raise unreadable(folder, error, f"cannot be read ({error})", "correct it") from error
