@@ -262,7 +262,8 @@ def _check_shape(file: h5py.File, size: int) -> None:
             "set network.size to the size of the images, at least that of the sinograms",
         )
     for name in ("fbp", "activity", "labels"):
-        hdf5.check_shape(file[name], image)
+        if name in file:  # labels need not be
+            hdf5.check_shape(file[name], image)
 
 
 # --- batches -----------------------------------------------------------------------------------

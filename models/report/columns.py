@@ -1,6 +1,6 @@
 """Table 1 to read: its caption, and the tables and columns that show its records."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -22,8 +22,8 @@ CAPTION = """\
 Means over {images} test images of {subjects} ({slices} anatomical slices in their \
 rotations), with 95 % intervals in brackets. {compared} are of images divided by the largest \
 activity of the training references, with a data range of 1 and nothing clipped, over the whole \
-image or inside the head (pixels with a BrainWeb label above 0). The reference is the OSEM \
-reconstruction of the same prompts, as in the paper, or the noise-free truth. {explained} \
+image or inside the head ({head}). The reference is the OSEM \
+reconstruction of the same prompts, as in the paper, or the noise-free truth. {explained}\
 "As in the paper": networks that see the sinogram alone, one pass or one posterior sample. \
 "Beyond the paper": networks that see the FBP image too, and means of posterior samples.{others} \
 A row of several seeds is the mean of networks that differ in the seed alone. Intervals: \
@@ -35,6 +35,9 @@ differences between methods are with care. A dash is a number that does not exis
 """
 
 OTHERS = " So are methods that it has not, and networks that see anything else."
+
+WITH_LABELS = "pixels with a BrainWeb label above 0"
+WITHOUT_LABELS = "pixels where the truth is above the value head_above of the shard"
 
 AGAINST = {OSEM: "against OSEM", TRUTH: "against the noise-free truth", "": "without a reference"}
 
@@ -89,12 +92,12 @@ def _columns(metrics: Iterable[tuple[Metric, Key]]) -> dict[str, list[Column]]:
     return found
 
 
-def caption(images: pd.DataFrame, others: bool) -> str:
+def caption(images: pd.DataFrame, labelled: Collection[str], others: bool) -> str:
     """Say what the numbers are.
 
     Parameters
     ----------
-    images : DataFrame
+    images, labelled
         As of `models.report.table1.Measured`.
     others : bool
         Whether there are methods that the paper has not, or networks that see something else.
@@ -104,29 +107,33 @@ def caption(images: pd.DataFrame, others: bool) -> str:
     plain = [metric for metric in metrics if not metric.sentence]
     compared = [m for m in plain if "" not in m.references and m.unit != "activity"]
     listed = [m.label + (f" ({m.details})" if m.details else "") for m in compared]
-    explained = [m.sentence for m in metrics if m.sentence]
+    explained = [m.sentence for m in metrics if m.sentence and labelled]
     explained += [
         f"{m.heading}{f': {m.details}' if m.details else ' is of images in activity units'}."
         for m in plain
         if m not in compared
     ]
+    heads = [WITH_LABELS] if labelled else []
+    heads += [WITHOUT_LABELS] if len(labelled) < subjects else []
     return CAPTION.format(
         images=len(images),
         subjects="1 subject" if subjects == 1 else f"{subjects} subjects",
         slices=len(images[["subject", "slice_index"]].drop_duplicates()),
         compared=" and ".join(filter(None, [", ".join(listed[:-1]), *listed[-1:]])),
-        explained=" ".join(dict.fromkeys(explained)),
+        explained="".join(f"{sentence} " for sentence in dict.fromkeys(explained)),
         others=OTHERS if others else "",
+        head="; of images without labels, ".join(heads),
         draws=DRAWS,
     )
 
 
 def main_tables(records: pd.DataFrame) -> list[Table]:
-    """Show the rows: one table for each reference and region, one of tissues."""
+    """Show the rows: one table for each reference and region, one of tissues if there are any."""
     first = {PAPERS: [*PARAMETERS, *PUBLISHED]}
     return [
         _to_read(title[0].upper() + title[1:], records, [*first.get(title, []), *columns])
         for title, columns in _columns(ordered(TABLE1)).items()
+        if records[[column.name for column in columns]].notna().any(axis=None)
     ]
 
 

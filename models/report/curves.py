@@ -80,10 +80,9 @@ def calibration(metrics: Path) -> Figure:
         keep=lambda part: part["metric"].str.startswith("coverage_") & (part["region"] == "head"),
     )
     if table.empty:
-        figure = Figure(figsize=(8, 2))
-        text = "No model drew more than one sample of a slice:\nthere are no intervals to check."
-        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12)
-        return figure
+        return _saying(
+            "No model drew more than one sample of a slice:\nthere are no intervals to check."
+        )
     level = table["metric"].str.removeprefix("coverage_").astype(float)
     covered = table.assign(level=level).groupby(["reference", "model", "level"])["value"].mean()
     figure = Figure(figsize=(11, 4.8), layout="constrained")
@@ -106,7 +105,8 @@ def regional_bias(metrics: Path, models: Sequence[str]) -> Figure:
     """Draw errors of the mean activity in grey and white matter, and contrast recovery.
 
     One row a model: diamond the mean over test slices, thick bar the quartiles, thin bar the 5th
-    to 95th percentile. FBP and OSEM come first.
+    to 95th percentile. FBP and OSEM come first. Of images without labels nothing is known of
+    tissues, and the figure says so.
 
     Parameters
     ----------
@@ -126,6 +126,8 @@ def regional_bias(metrics: Path, models: Sequence[str]) -> Figure:
         ("model", "estimate", "metric", "region", "value"),
         keep=lambda part: (part["estimate"] == "single") & part["metric"].isin(shown),
     )
+    if table.empty:
+        return _saying("No test subject has labels:\nthere are no tissues to compare.")
     names = ["FBP", "OSEM", *models]
     if missing := [name for name in names if name not in set(table["model"])]:
         raise InputError(metrics, f"has no rows of {', '.join(missing)}", remedy(metrics))
@@ -143,6 +145,13 @@ def regional_bias(metrics: Path, models: Sequence[str]) -> Figure:
     axes[2].set_xlabel("contrast recovery [1]")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()  # shared: once is enough
+    return figure
+
+
+def _saying(text: str) -> Figure:
+    """Say in place of a figure why there is none."""
+    figure = Figure(figsize=(8, 2))
+    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12)
     return figure
 
 

@@ -20,6 +20,7 @@ from models import metrics
 from models.dataset import Scales, SliceKey, subject_of
 from models.evaluation import catalogue
 from models.evaluation.catalogue import TRUTH
+from models.evaluation.slices import head_of
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
@@ -261,8 +262,7 @@ def _read_sampled(shard_path: Path, paths: Sequence[Path], model: str, position:
             "|mean - OSEM|": np.abs(mean - osem),
             f"|mean - {TRUTH}|": np.abs(mean - activity),
         }
-        head = hdf5.finite(shard["labels"], row) > 0
-        return _Sampled(_key(shard, row), file["samples"].shape[1], images, head)
+        return _Sampled(_key(shard, row), file["samples"].shape[1], images, head_of(shard, row))
 
 
 # --- shared ------------------------------------------------------------------------------------

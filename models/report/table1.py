@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from models.evaluation.bootstrap import Bootstrap
-from models.evaluation.catalogue import TABLE1, Key, exists_always, ordered
+from models.evaluation.catalogue import REGIONS, TABLE1, Key, exists_always, ordered
 from models.evaluation.metrics_table import read_parts
 from models.report.columns import caption, compared, difference_tables, main_tables, name_of
 from models.report.formats import latex, markdown, page
@@ -131,6 +131,8 @@ class Measured:
         A line a model and estimate, with the columns of `ORIGIN`.
     images : DataFrame
         N lines: subject, slice_index, rotation.
+    labelled : set of str
+        Subjects with values in tissues: those whose images have labels.
     """
 
     def __init__(self, path: Path):
@@ -146,6 +148,9 @@ class Measured:
         # An image may begin in one part and end in the next.
         self._wide = pd.concat(wide).groupby(level=IMAGE).first()
         self.images = self._wide.index.to_frame(index=False)
+        in_tissues = ~self._wide.columns.get_level_values("region").isin(["", *REGIONS])
+        with_tissues = self._wide.loc[:, in_tissues].notna().any(axis=1)
+        self.labelled = set(with_tissues[with_tissues].index.get_level_values("subject"))
 
     def __call__(self, row: Row, key: Key) -> np.ndarray:
         """(R, N): of the row's R replicates on all N images, NaN where there is no value.
@@ -276,7 +281,7 @@ def table1(
         [_difference_record(*pair, measured, bootstrap) for pair in _pairs(lines)]
     )
     others = any(not row.of_paper or row.conditioning not in SEEN for row in lines)
-    about = caption(measured.images, others)
+    about = caption(measured.images, measured.labelled, others)
     to_read = main_tables(main)
     if len(differences):
         to_read += difference_tables(differences)

@@ -79,26 +79,25 @@ def _header(path: Path) -> Any:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise InputError(path, f"has {size} bytes, more than any slice", CONVERT)
     try:
-        syntax = read_file_meta_info(path).TransferSyntaxUID
-        decodable = syntax != DEFLATED and _can_decode(syntax)
-        header = dcmread(path, stop_before_pixels=True, defer_size=None) if decodable else None
-        frames = int(header.get("NumberOfFrames") or 1) if decodable else 1
-        colours = int(header.get("SamplesPerPixel") or 1) if decodable else 1
-    # pydicom lets errors of all kinds through.
-    except Exception as error:
+        _check_syntax(path, read_file_meta_info(path).TransferSyntaxUID)
+        header = dcmread(path, stop_before_pixels=True)
+        frames, colours = (int(header.get(n) or 1) for n in ("NumberOfFrames", "SamplesPerPixel"))
+    except InputError:
+        raise
+    except Exception as error:  # pydicom lets errors of any kind out
         raise _damaged(path, error) from error
-    if not decodable:
-        raise InputError(path, f"is compressed ({syntax.name}), which cannot be decoded", CONVERT)
     if frames * colours != 1:
         problem = f"holds {frames} frames of {colours} numbers a pixel, not one slice"
         raise InputError(path, problem, CONVERT)
     return header
 
 
-def _can_decode(syntax: Any) -> bool:
+def _check_syntax(path: Path, syntax: Any) -> None:
+    """Refuse what pydicom, with what is installed here, cannot decode."""
     from pydicom.pixels import get_decoder
 
-    return not syntax.is_compressed or get_decoder(syntax).is_available
+    if syntax == DEFLATED or (syntax.is_compressed and not get_decoder(syntax).is_available):
+        raise InputError(path, f"is compressed ({syntax.name}), which cannot be decoded", CONVERT)
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

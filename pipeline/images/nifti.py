@@ -61,7 +61,7 @@ def read(path: Path) -> Volume:
 
 @contextmanager
 def _parsed(path: Path) -> Iterator[None]:
-    """Say of whatever nibabel raises that the header is at fault: it lets errors of any kind out."""
+    """Blame the header for whatever nibabel raises, which can be anything."""
     try:
         yield
     except InputError:

@@ -45,8 +45,8 @@ def fetch(output: Path, subject: str, config: Mapping[str, Any]) -> None:
     subject : str
         As in ``subject04``.
     config : mapping
-        Of which ``negative`` decides: ``refuse``, or ``clip``, which puts 0 in the place of negative
-        values and of NaN.
+        Of which ``negative`` decides: ``refuse``, or ``clip``, which puts 0 in the place of
+        negative values and of NaN.
 
     Raises
     ------

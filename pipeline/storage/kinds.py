@@ -15,9 +15,7 @@ IMAGE = Kind(
     name="image",
     rule="fetch",
     datasets={
-        "activity": Dataset(
-            "float32", ("z", "y", "x"), "activity", "own image, in its own unit"
-        ),
+        "activity": Dataset("float32", ("z", "y", "x"), "activity", "own image, in its own unit"),
         "attenuation": Dataset(
             "float32", ("z", "y", "x"), "1/cm", "at 511 keV; absent if not given", optional=True
         ),
