@@ -62,8 +62,9 @@ def brain_slices(
         If the brain has fewer slices.
     """
     in_brain = ((labels == GREY_MATTER) | (labels == WHITE_MATTER)).any(axis=(1, 2))
-    matter = "the labels: none of these slices holds grey or white matter"
-    return _spread(in_brain, voxel_mm, slice_mm, volume_slices, count, matter)
+    nothing = "check the labels: none of these slices holds grey or white matter"
+    grid = voxel_mm, slice_mm, volume_slices
+    return _spread(in_brain, *grid, count, covered="the brain covers", nothing=nothing)
 
 
 def head_slices(
@@ -82,30 +83,31 @@ def head_slices(
     planes = range(activity.shape[0])
     area = np.array([np.count_nonzero(hdf5.finite(activity, z) > head_above) for z in planes])
     in_head = (area > 0) & (area >= HEAD_AREA * area.max())
-    nothing = f"the image: none of these slices is above {head_above:.4g}"
-    return _spread(in_head, voxel_mm, slice_mm, volume_slices, count, nothing)
+    nothing = f"check the image: none of these slices is above {head_above:.4g}"
+    grid = voxel_mm, slice_mm, volume_slices
+    return _spread(in_head, *grid, count, covered="the head covers", nothing=nothing)
 
 
 def _spread(
-    in_brain: np.ndarray,
+    wanted: np.ndarray,
     voxel_mm: float,
     slice_mm: float,
     volume_slices: int,
     count: int,
-    to_check: str,
+    *,
+    covered: str,
+    nothing: str,
 ) -> np.ndarray:
-    """Spread slices evenly over planes (z,) that are wanted, True or False."""
+    """Spread slices evenly over the planes (z,) that are wanted; the texts say why it cannot be."""
     centres_mm = (np.arange(volume_slices) - (volume_slices - 1) / 2) * slice_mm
-    nearest = np.rint(centres_mm / voxel_mm + (len(in_brain) - 1) / 2).astype(int)
-    inside = (nearest >= 0) & (nearest < len(in_brain))
-    held = np.flatnonzero(inside & in_brain[np.clip(nearest, 0, len(in_brain) - 1)])
+    nearest = np.rint(centres_mm / voxel_mm + (len(wanted) - 1) / 2).astype(int)
+    inside = (nearest >= 0) & (nearest < len(wanted))
+    held = np.flatnonzero(inside & wanted[np.clip(nearest, 0, len(wanted) - 1)])
     if len(held) == 0 or held[-1] - held[0] + 1 < count:
         raise InputError(
             "slices.per_volume",
-            f"{count} slices asked for, the brain covers {len(held)} slices of {slice_mm} mm",
-            f"ask for at most {len(held)}, or make the slices thinner"
-            if len(held)
-            else f"check {to_check}",
+            f"{count} slices asked for, {covered} {len(held)} slices of {slice_mm} mm",
+            f"ask for at most {len(held)}, or make the slices thinner" if len(held) else nothing,
         )
     return evenly_spaced(held[0], held[-1], count)
 

@@ -1,4 +1,4 @@
-"""A head that no other is like, left, front and top told apart, and files of it in any orientation."""
+"""A head of which left, front and top can be told apart, and files of it in any orientation."""
 
 import gzip
 import os
@@ -14,24 +14,24 @@ from pydicom.uid import ExplicitVRLittleEndian, PositronEmissionTomographyImageS
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From our patient coordinates (LPS) to NIfTI's."""
 
-MARKS = {"left": (38, 0, 0), "anterior": (0, -52, 8), "superior": (6, 10, 48)}
+MARKS = {"left": (34, 0, 0), "anterior": (0, -46, 8), "superior": (6, 10, 42)}
 """Hot spots (x, y, z), in mm from the middle of the head: LPS."""
 
 LPS = np.eye(3)
 """Directions of the voxel axes x, y, z, one a column."""
 
-SHAPE, VOXEL_MM = (60, 72, 56), (2.5, 2.5, 2.5)
+SHAPE, VOXEL_MM = (60, 64, 58), (2.5, 2.5, 2.5)
 """Of `volume`, along x, y, z."""
 
 
 def activity(points_mm: np.ndarray) -> np.ndarray:
     """Activity (...) at points (..., 3) in mm from the middle of the head; smooth, with marks."""
-    radius = np.linalg.norm(points_mm / (50, 65, 60), axis=-1)
-    value = 20 / (1 + np.exp((radius - 1) * 25))
+    radius = np.linalg.norm(points_mm / (46, 58, 54), axis=-1)
+    value = 60 / (1 + np.exp((radius - 1) * 25))
     for mark in MARKS.values():
         squared = ((points_mm - np.array(mark)) ** 2).sum(axis=-1)
-        value = value + 100 * np.exp(-squared / (2 * 7.0**2))
-    return value
+        value = value + 60 * np.exp(-squared / (2 * 7.0**2))
+    return np.where(radius < 1.2, value, 0)
 
 
 def affine(directions=LPS, shape=SHAPE, voxel_mm=VOXEL_MM, centre_mm=(3.0, -20.0, 40.0)):

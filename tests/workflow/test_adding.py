@@ -88,7 +88,7 @@ def fetch(output, subject, config):
     write_labels(output, labels, (2.0, 2.0, 2.0), source="toy", origin="here", subject=subject)
 
 
-FACTS = Facts(shape=SHAPE, bytes_per_voxel=40, uses_seed=False)
+FACTS = Facts(shape=SHAPE, bytes_per_voxel=40)
 '''
 
 METRIC = """    Metric(
@@ -153,7 +153,7 @@ def add_metric(project: Path) -> set[str]:
 def add_source(project: Path) -> set[str]:
     create(project / "pipeline/sources/toy.py", SOURCE)
     line = '    "toy": "pipeline.sources.toy:fetch",\n'
-    last = '    "mni152": "pipeline.sources.mni152:fetch",\n'
+    last = '    "folder": "pipeline.sources.folder:fetch",\n'
     edit(project / "pipeline/sources/registry.py", last, last + line)
     return {"pipeline/sources/toy.py", "pipeline/sources/registry.py"}
 
@@ -244,7 +244,7 @@ def test_a_source_is_its_file_and_a_line(extended):
     assert yaml.safe_load(record)["source"] == "toy"
     refused = called(project, "--dry-run", "--config", "source=toys")
     assert "source: is 'toys'" in refused.stdout
-    assert "brainweb, mni152, toy" in refused.stdout
+    assert "brainweb, mni152, folder, toy" in refused.stdout
 
 
 def test_a_condition_channel_is_a_line(extended):

@@ -21,7 +21,7 @@ def _check(subjects, table):
     if "subject04" in subjects:
         raise InputError(table, "has subject04", "leave it out")
 
-FACTS = Facts(shape=(2, 3, 5), bytes_per_voxel=10**6, uses_seed=True, check=_check)
+FACTS = Facts(shape=(2, 3, 5), bytes_per_voxel=10**6, decided_by=("seed",), check=_check)
 """
 
 
@@ -44,8 +44,14 @@ def test_every_source_states_its_facts(name):
 
 
 def test_seeds_decide_demonstrations_alone():
-    assert facts("mni152").uses_seed
-    assert not facts("brainweb").uses_seed
+    assert facts("mni152").decided_by == ("seed",)
+    assert [name for name in SOURCES if "seed" in facts(name).decided_by] == ["mni152"]
+
+
+def test_what_decides_a_source_is_of_the_configuration():
+    for name in SOURCES:
+        assert {*facts(name).decided_by} <= changed().keys()
+    assert [name for name in SOURCES if facts(name).gives == "images"] == ["folder"]
 
 
 def test_the_code_is_of_one_source():
