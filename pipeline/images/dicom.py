@@ -1,6 +1,7 @@
 """One DICOM series of axial PET slices: a folder, whatever the files in it are called."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,11 @@ def _header(path: Path) -> Any:
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
 
-    check_readable(path, "DICOM file", NO_SERIES)
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise InputError(path, f"has {size} bytes, more than any slice", CONVERT)
     try:
+        data = _contents(path)
         _check_syntax(path, read_file_meta_info(path).TransferSyntaxUID)
-        header = dcmread(path, stop_before_pixels=True)
+        header = dcmread(BytesIO(data), stop_before_pixels=True)
+        header.filename = path
         frames, colours = (int(header.get(n) or 1) for n in ("NumberOfFrames", "SamplesPerPixel"))
     except InputError:
         raise
@@ -90,6 +90,16 @@ def _header(path: Path) -> Any:
         problem = f"holds {frames} frames of {colours} numbers a pixel, not one slice"
         raise InputError(path, problem, CONVERT)
     return header
+
+
+def _contents(path: Path) -> bytes:
+    """All of a file: pydicom would ask for as much memory as a damaged one declares."""
+    check_readable(path, "DICOM file", NO_SERIES)
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError(path, f"has more than {MAX_BYTES} bytes, as no slice has", CONVERT)
+    return data
 
 
 def _check_syntax(path: Path, syntax: Any) -> None:
@@ -173,7 +183,7 @@ def _values(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     from pydicom import dcmread
 
     try:
-        image = dcmread(path)
+        image = dcmread(BytesIO(_contents(path)))
         slope = float(image.get("RescaleSlope", 1))
         intercept = float(image.get("RescaleIntercept", 0))
         pixels: np.ndarray = image.pixel_array.astype(np.float64) * slope + intercept

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.images.volume import Volume, check_grid
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import check_readable
+from pipeline.storage.hdf5 import GZIP_RATIO
 from pipeline.storage.system_errors import unreadable
 
 HEADERS = {348: "Nifti1Header", 540: "Nifti2Header"}
@@ -52,6 +53,8 @@ def read(path: Path) -> Volume:
     if not min(HEADERS) < offset <= MAX_OFFSET:
         raise InputError(path, f"says that its values begin at byte {offset}", EXPORT)
     end = offset + math.prod(shape) * dtype.itemsize
+    if end > GZIP_RATIO * (size := path.stat().st_size):
+        raise InputError(path, f"declares {end} bytes, and has {size}", "copy it again")
     data = _contents(path, end)
     if len(data) < end:
         raise InputError(path, f"ends after {len(data)} bytes of {end}", "copy it again")

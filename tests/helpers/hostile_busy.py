@@ -7,6 +7,7 @@ from pathlib import Path
 
 from helpers import hostile as jobs
 from helpers import hostile_files as files
+from helpers import hostile_images as images
 from helpers.hostile import Case, laid, volume
 from helpers.volumes import PACKED
 from models import checkpoints
@@ -35,6 +36,7 @@ READERS = (
     ("a preview", SHARD, files.a_shard, files.draw),
     ("weights", str(files.WEIGHTS), files.weights(), describe),
     ("a phantom", PHANTOM, volume(PACKED), jobs.fetch),
+    ("an image", str(images.NIFTI), images.image(), images.fetch),
     ("metrics", files.TABLE, laid(files.TABLE, b""), files.read_table),
     ("curves", CURVES, laid(CURVES, b"step\n"), read_curves),
     ("subjects", "t.tsv", *jobs.table(b"")),

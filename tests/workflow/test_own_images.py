@@ -71,7 +71,7 @@ def folder(request, tmp_path_factory):
 def called(place: Path, *arguments: str):
     tiny = str(ROOT / "tests" / "tiny.yaml")
     files = ("--configfile", tiny, "own.yaml")
-    return snakemake(place, "--cores", "2", *arguments, *files, tiny=False)
+    return snakemake(place, "--cores", "2", *files, *arguments, tiny=False)
 
 
 def test_shards_hold_images_in_their_unit_and_no_labels(folder):
