@@ -24,7 +24,6 @@ OVERLAY = {
     "images_dir": "images",
     "negative": "clip",
     "texture": {"fraction": 0.0},
-    "simulation": {"attenuation": False},
     "methods": {name: {"epochs": 1} for name in ("PnPNet", "LegoPET")},
     "evaluation": {
         "models": ["PnPNet", "LegoPET"],
@@ -35,13 +34,19 @@ RULES = ("fetch", "phantom", "slices", "sinogram", "osem", "fbp", "shard")
 
 
 def synthetic(folder: Path) -> None:
-    """One head thrice: RAS, with negative values and NaN in the air; LAS; and an oblique series."""
+    """One head thrice: RAS, with negative values and NaN in the air; LAS; and an oblique series.
+
+    Each has a map of its attenuation.
+    """
     ras, las = LPS * (-1, -1, 1), LPS * (1, -1, 1)
     values = volume(ras)
     values[:3], values[-3:] = -1, np.nan
     save_nifti(folder / "subject01.nii.gz", values, affine(ras))
     save_nifti(folder / "subject02.nii", (1.2 * volume(las)).astype("f8"), affine(las))
     save_dicom(folder / "subject03", volume(OBLIQUE), affine(OBLIQUE))
+    for subject, directions in zip(SUBJECTS, (ras, las, OBLIQUE), strict=True):
+        mu = np.where(volume(directions) > 5, np.float32(0.096), np.float32(0))
+        save_nifti(folder / f"{subject}_mu.nii.gz", mu, affine(directions))
 
 
 def real(folder: Path) -> None:
@@ -62,7 +67,8 @@ def folder(request, tmp_path_factory):
     place = workplace(tmp_path_factory.mktemp("own") / request.param.__name__)
     (place / "images").mkdir()
     request.param(place / "images")
-    (place / "own.yaml").write_text(yaml.safe_dump(OVERLAY), encoding="utf-8")
+    overlay = OVERLAY | {"simulation": {"attenuation": request.param is synthetic}}
+    (place / "own.yaml").write_text(yaml.safe_dump(overlay), encoding="utf-8")
     result = called(place)
     assert result.returncode == 0, result.stdout[-4000:]
     return place
@@ -144,12 +150,10 @@ def test_what_decides_the_images_fetches_them_again(folder):
     [
         ("texture={fraction: 0.5}", "texture.fraction: is 0.5, and images have a texture"),
         ("negative=maybe", "negative: is 'maybe'"),
-        ("simulation={attenuation: true}", "subject01 has no attenuation map"),
     ],
 )
-def test_contradictions_are_refused(folder, tmp_path, setting, said):
-    place = shutil.copytree(folder, tmp_path / "copy", symlinks=True)
-    result = called(place, "--config", setting, "--", "data/own/sinograms/subject01.h5")
+def test_contradictions_are_refused(folder, setting, said):
+    result = called(folder, "--dry-run", "--config", setting)
     assert result.returncode != 0
     assert said in result.stdout
     assert "Traceback" not in result.stdout
