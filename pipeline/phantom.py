@@ -144,8 +144,7 @@ def of_image(image: Path, output: Path, subject: str) -> None:
         affine_mm = np.asarray(file.attrs["affine_mm"])
         for name in (name for name in IMAGE.datasets if name in file):
             order = 0 if name == "labels" else 1
-            volume = hdf5.finite(file[name])
-            arrays[name], voxel_mm = to_lps(volume, affine_mm, order, str(image))
+            arrays[name], voxel_mm = to_lps(hdf5.finite(file[name]), affine_mm, order, str(image))
         facts = {name: file.attrs[name] for name in ("source", "labels_sha256", "activity_unit")}
     activity = arrays["activity"]
     arrays.setdefault("attenuation", np.zeros_like(activity))

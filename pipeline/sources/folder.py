@@ -184,7 +184,7 @@ def classes(path: Path, volume: "Volume") -> np.ndarray:
 
 FACTS = Facts(
     shape=(256, 512, 512),  # as many voxels as `pipeline.images.volume` takes, unknown beforehand
-    bytes_per_voxel=24,  # the file's own 8 at most, and what is made of three volumes
+    bytes_per_voxel=28,  # values of a file, up to 8, and image, attenuation, labels, masks of them
     decided_by=("negative",),
     gives=IMAGES,
 )

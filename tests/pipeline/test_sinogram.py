@@ -13,6 +13,7 @@ from pipeline.sinogram import (
     volume_scale,
 )
 from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SINOGRAM
 from pipeline.tomography.forward_model import ForwardModel, Simulation
 from pipeline.tomography.geometry import field_of_view
@@ -179,6 +180,11 @@ def test_attenuation_takes_counts_away_as_the_exponential_of_the_path(acquire, v
     np.testing.assert_allclose(middle, np.exp(-0.096 * 18), rtol=0.03)
     # Activity in the middle loses most, so as many prompts ask for a larger scale.
     assert 3 < attenuated["scale"][0] / plain["scale"][0] < 6
+
+
+def test_attenuation_by_nothing_is_refused(acquire, volume):
+    with pytest.raises(InputError, match="subject04 has no attenuation map"):
+        acquire(volume, attenuation=True)
 
 
 def test_twice_the_attenuation_squares_the_factors(projector, water):
