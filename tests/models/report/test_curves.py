@@ -88,6 +88,12 @@ def test_regional_bias_draws_every_model_in_order(regions):
     assert recovery.get_xlabel() == "contrast recovery [1]"
 
 
+def test_regional_bias_without_labels_says_so(tmp_path):
+    rows = [("PnPNet", "single", "psnr_db", "osem", "image", 30.0)]
+    figure = curves.regional_bias(write_metrics(tmp_path / "m.csv.gz", rows), ["PnPNet"])
+    assert "No test subject has labels" in figure.texts[0].get_text()
+
+
 def test_regional_bias_of_an_unknown_model_is_refused(regions):
     with pytest.raises(InputError, match="has no rows of DeepPET"):
         curves.regional_bias(regions, ["LegoPET", "DeepPET"])
