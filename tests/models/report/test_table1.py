@@ -134,6 +134,19 @@ def test_means_are_over_images_and_seeds(made, metrics):
     assert np.isnan(table.at["PnPNet", "contrast_recovery_truth"])
 
 
+@pytest.mark.parametrize("labelled", [("subject41", "subject42"), ("subject42",), ()])
+def test_of_images_without_labels_nothing_is_said_of_tissues(metrics, tmp_path, labelled):
+    table = pd.read_csv(metrics, keep_default_na=False, na_values=[""])
+    table = table[table["region"].isin(["image", "head"]) | table["subject"].isin(labelled)]
+    table.to_csv(tmp_path / "m.csv", index=False)
+    text = make(tmp_path / "m.csv", ROWS, tmp_path)["markdown"].read_text()
+    assert ("### Activity, against" in text) == bool(labelled)
+    assert ("Errors of grey and white matter" in text) == bool(labelled)
+    assert ("a BrainWeb label above 0" in text) == bool(labelled)
+    assert ("above the value head_above of the shard" in text) == (len(labelled) < 2)
+    assert "  " not in text.splitlines()[0]
+
+
 def test_differences_are_paired(made):
     found = pd.read_csv(made["differences"]).set_index("row")
     assert list(found.index) == [
