@@ -23,19 +23,18 @@ from pipeline.tomography.spacing import evenly_spaced
 GREY_MATTER, WHITE_MATTER = 2, 3
 """BrainWeb classes that make up the brain."""
 
+HEAD_AREA = 0.05
+"""Part of its largest section that a section of a head without labels must have.
+
+In the outermost planes of a scanner noise alone can be as high as the head.
+"""
+
 
 def rotation_angles_deg(rotations: int, max_deg: float, seed: int, subject: str) -> np.ndarray:
     """Angles (rotations,) of a subject: the first 0, the others uniform in +-max_deg."""
     drawn = keyed_rng(seed, "rotation", subject).uniform(-max_deg, max_deg, rotations)
     drawn[0] = 0
     return drawn.astype(np.float32)
-
-
-HEAD_AREA = 0.05
-"""Part of its largest section that a section of the head without labels must have.
-
-In the outermost planes of a scanner noise alone can be as high as the head.
-"""
 
 
 def brain_slices(

@@ -48,14 +48,12 @@ def read(folder: Path) -> Volume:
     if len(slices) < 2:
         raise InputError(folder, f"holds {len(slices)} DICOM slices", NO_SERIES)
     _check_alike(folder, slices)
-    slices, affine_mm = _in_order(folder, slices)
-    first = slices[0]
-    shape = (len(slices), int(first.Rows), int(first.Columns))
+    slices, shape, affine_mm = _in_order(folder, slices)
     check_grid(folder, shape, affine_mm)
     values = np.empty(shape, np.float32)
     for plane, header in zip(values, slices, strict=True):
         plane[...] = _values(Path(header.filename), shape[1:])
-    return Volume(values, affine_mm, str(first.get("Units") or UNKNOWN))
+    return Volume(values, affine_mm, _fact(slices[0], "Units") or UNKNOWN)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -141,9 +139,12 @@ def _fact(header: Any, name: str) -> Any:
         raise _damaged(Path(header.filename), error) from error
 
 
-def _in_order(folder: Path, slices: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
-    """Sort slices along the normal of their planes; give the affine of `Volume` too."""
+def _in_order(
+    folder: Path, slices: Sequence[Any]
+) -> tuple[list[Any], tuple[int, int, int], np.ndarray]:
+    """Sort slices along the normal of their planes; give shape and affine of their `Volume` too."""
     try:
+        shape = len(slices), int(slices[0].Rows), int(slices[0].Columns)
         row, column = np.reshape([float(n) for n in slices[0].ImageOrientationPatient], (2, 3))
         y_mm, x_mm = (float(n) for n in slices[0].PixelSpacing)
         positions = np.array([[float(n) for n in h.ImagePositionPatient] for h in slices])
@@ -162,7 +163,7 @@ def _in_order(folder: Path, slices: Sequence[Any]) -> tuple[list[Any], np.ndarra
         raise InputError(folder, problem, CONVERT)
     affine_mm = np.eye(4)
     affine_mm[:3] = np.stack([row * x_mm, column * y_mm, normal * step_mm, positions[0]], axis=1)
-    return [slices[n] for n in order], affine_mm
+    return [slices[n] for n in order], shape, affine_mm
 
 
 def _spacing(folder: Path, along_mm: np.ndarray) -> float:

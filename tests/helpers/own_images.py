@@ -128,7 +128,9 @@ def _slice(path: Path, stored: np.ndarray, elements: dict) -> None:
     image.PhotometricInterpretation = "MONOCHROME2"
     image.PixelData = np.rint(stored).astype("<u2").tobytes()
     for name, value in elements.items():
-        if value is not None:
+        if value is None:
+            image.pop(name, None)
+        else:
             if name in ("RescaleSlope", "RescaleIntercept"):
                 value = f"{value:.10g}"
             elif isinstance(value, list):

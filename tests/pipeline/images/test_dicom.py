@@ -78,6 +78,8 @@ def test_missing_and_doubled_slices_are_named_by_their_positions(tmp_path):
         ({"Units": lambda z: "BQML" if z else "CNTS"}, "Units is BQML and CNTS"),
         ({"Modality": "CT"}, "slices of modality CT, not PT"),
         ({"PixelSpacing": None}, "do not say where they lie"),
+        ({"Rows": None}, "do not say where they lie"),
+        ({"PixelData": None}, "is damaged"),
         ({"ImagePositionPatient": lambda z: [3 * z, 0, 12 * z]}, "tilted gantry"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "mm apart"),
         ({"PixelSpacing": [1e6, 1e6]}, "which is none of an image"),
