@@ -79,7 +79,7 @@ def _header(path: Path) -> Any:
         header = dcmread(BytesIO(data), stop_before_pixels=True)
         header.filename = path
         frames, colours = (int(header.get(n) or 1) for n in ("NumberOfFrames", "SamplesPerPixel"))
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom lets errors of any kind out
         raise _damaged(path, error) from error
@@ -193,6 +193,8 @@ def _values(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         slope = float(image.get("RescaleSlope", 1))
         intercept = float(image.get("RescaleIntercept", 0))
         pixels: np.ndarray = image.pixel_array.astype(np.float64) * slope + intercept
+    except (InputError, MemoryError):
+        raise
     except Exception as error:
         raise _damaged(path, error) from error
     if pixels.shape != shape:

@@ -67,7 +67,7 @@ def _parsed(path: Path) -> Iterator[None]:
     """Blame the header for whatever nibabel raises, which can be anything."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:
         problem = f"is no NIfTI file, or has a damaged header ({str(error)[:200]})"
@@ -90,9 +90,6 @@ def _contents(path: Path, count: int) -> bytes:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         problem = f"is a truncated or damaged gzip ({error})"
         raise InputError(path, problem, "copy it again") from error
-    except MemoryError as error:
-        problem = f"holds {count} bytes, which do not fit into memory"
-        raise InputError(path, problem, "give the job more memory") from error
     except OSError as error:
         raise unreadable(path, error, f"cannot be read ({error})", "correct its path") from error
 

@@ -39,7 +39,14 @@ def read(folder: Path, name: str) -> tuple[Path, Volume] | None:
     if len(found) > 1:
         names = " and ".join(path.name for path, _ in found)
         raise InputError(folder, f"holds {names} of {name}", "take all but one of them away")
-    return next(((path, reader(path)) for path, reader in found), None)
+    if not found:
+        return None
+    path, reader = found[0]
+    try:
+        return path, reader(path)
+    except MemoryError as error:
+        problem = f"does not fit into memory ({error})"
+        raise InputError(path, problem, "give the job more memory") from error
 
 
 def names(name: str) -> str:
