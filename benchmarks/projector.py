@@ -23,8 +23,9 @@ import torch
 
 from pipeline.osem import osem
 from pipeline.tomography.forward_model import ForwardModel
-from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.geometry import Grid
 from pipeline.tomography.projectors import ParallelprojProjector, Projector, SparseProjector
+from pipeline.tomography.scanners import Ring
 from pipeline.tomography.system_matrix import system_matrices
 
 RING = Ring(blocks=56, crystals_per_block=9, radius_mm=328.0, pitch_mm=4.09, radial_trim=124)

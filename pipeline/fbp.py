@@ -11,8 +11,9 @@ import torch
 
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
-from pipeline.tomography.geometry import Geometry, Grid, field_of_view
+from pipeline.tomography.geometry import Grid, field_of_view
 from pipeline.tomography.projectors import torch_csr
+from pipeline.tomography.scanners import Geometry
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def arc_correction(
     Parameters
     ----------
     radial_mm, angle : arrays (view, radial)
-        From `pipeline.tomography.geometry.Geometry.radial_and_angle`.
+        From `pipeline.tomography.scanners.Geometry.radial_and_angle`.
     counting : array (view, radial) of bool
         LORs that are used; of every radial bin two views at least.
     angles, distances_mm : arrays (view,), (distance,)

@@ -20,7 +20,7 @@ from pipeline.scans.registry import read
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SCAN
-from pipeline.tomography.geometry import Geometry, ParallelBeam, Ring
+from pipeline.tomography.scanners import Geometry, ParallelBeam, Ring
 
 log = logging.getLogger(__name__)
 

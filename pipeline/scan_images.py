@@ -17,8 +17,9 @@ from pipeline.storage.files import atomic_file
 from pipeline.storage.kinds import SCAN, SCAN_IMAGE
 from pipeline.tomography.backend import device_for
 from pipeline.tomography.forward_model import ForwardModel
-from pipeline.tomography.geometry import Geometry, Grid, Placed, scanner_from
+from pipeline.tomography.geometry import Grid
 from pipeline.tomography.projectors import SparseProjector
+from pipeline.tomography.scanners import Geometry, Placed, scanner_from
 from pipeline.tomography.system_matrix import system_matrices
 
 

@@ -10,8 +10,9 @@ import torch
 from helpers.workflow import SUBJECTS, cannot_be_offline, snakemake, workplace
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SINOGRAM, SLICES
-from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.geometry import Grid
 from pipeline.tomography.projectors import SparseProjector
+from pipeline.tomography.scanners import Ring
 from pipeline.tomography.system_matrix import system_matrices
 
 

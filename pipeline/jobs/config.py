@@ -18,7 +18,8 @@ from pipeline.sources.registry import facts
 from pipeline.sources.subjects import Subject, read_subjects
 from pipeline.storage.errors import InputError
 from pipeline.tomography import backend
-from pipeline.tomography.geometry import check_geometry, grid_from, scanner_from
+from pipeline.tomography.geometry import check_geometry, grid_from
+from pipeline.tomography.scanners import scanner_from
 
 
 def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subject]:

@@ -9,7 +9,7 @@ import yaml
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import check_readable
 from pipeline.storage.system_errors import unreadable
-from pipeline.tomography.geometry import GEOMETRIES
+from pipeline.tomography.scanners import GEOMETRIES
 
 SCANNERS = Path(__file__).resolve().parents[2] / "config" / "scanners"
 

@@ -13,7 +13,7 @@ from pipeline.jobs.experiment import Model, models_of
 from pipeline.jobs.noise import check_schedule
 from pipeline.sources.subjects import Subject
 from pipeline.storage.errors import InputError
-from pipeline.tomography.geometry import scanner_from
+from pipeline.tomography.scanners import scanner_from
 
 STEM_REACH = 4
 """Pixels from the middle of the U-Net's first kernel, 7 x 7, to its end, both included.

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.sources.registry import facts
-from pipeline.tomography.geometry import field_of_view, grid_from, scanner_from
+from pipeline.tomography.geometry import field_of_view, grid_from
+from pipeline.tomography.scanners import scanner_from
 
 Config = Mapping[str, Any]
 

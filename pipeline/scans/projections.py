@@ -148,7 +148,7 @@ class Projections:
     """Measured projection data.
 
     A bin's detectors are, for view v and signed tangential number t, those that
-    `pipeline.tomography.geometry.Ring` documents, unless the data are arc-corrected.
+    `pipeline.tomography.scanners.Ring` documents, unless the data are arc-corrected.
 
     Attributes
     ----------

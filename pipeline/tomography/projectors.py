@@ -19,7 +19,8 @@ import torch
 
 from pipeline.tomography import system_matrix
 from pipeline.tomography.backend import device_for
-from pipeline.tomography.geometry import Geometry, Grid, check_geometry, field_of_view
+from pipeline.tomography.geometry import Grid, check_geometry, field_of_view
+from pipeline.tomography.scanners import Geometry
 
 
 class Projector(ABC):

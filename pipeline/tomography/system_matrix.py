@@ -13,7 +13,8 @@ import scipy.sparse
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SYSTEM_MATRIX
-from pipeline.tomography.geometry import Geometry, Grid, check_geometry, field_of_view
+from pipeline.tomography.geometry import Grid, check_geometry, field_of_view
+from pipeline.tomography.scanners import Geometry
 
 
 def joseph_weights(ring: Geometry, grid: Grid, view: int) -> scipy.sparse.csr_array:

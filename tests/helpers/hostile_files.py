@@ -28,7 +28,8 @@ from pipeline import fbp, phantom, preview, shard
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import FBP, LABELS, OSEM, SHARD, SINOGRAM, SLICES, SUBJECT_FACTS
 from pipeline.tomography import projectors
-from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.geometry import Grid
+from pipeline.tomography.scanners import Ring
 
 SHARD_FILE = Path("data/toy/shards/subject04.h5")
 WEIGHTS = Path("results/toy/weights/PnPNet.safetensors")

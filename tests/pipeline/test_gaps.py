@@ -10,7 +10,7 @@ from pipeline.sinogram import sinogram
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import FBP, OSEM, SINOGRAM
 from pipeline.tomography.forward_model import Simulation
-from pipeline.tomography.geometry import Ring
+from pipeline.tomography.scanners import Ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

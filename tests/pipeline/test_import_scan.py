@@ -18,7 +18,8 @@ from pipeline.scan_report import scan_report
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SCAN, SCAN_IMAGE
-from pipeline.tomography.geometry import Grid, ParallelBeam, Ring, scanner_from
+from pipeline.tomography.geometry import Grid
+from pipeline.tomography.scanners import ParallelBeam, Ring, scanner_from
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

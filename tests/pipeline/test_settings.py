@@ -11,7 +11,8 @@ from pipeline.import_scan import Scan
 from pipeline.osem import OsemSettings
 from pipeline.phantom import Texture
 from pipeline.tomography.forward_model import Simulation
-from pipeline.tomography.geometry import ParallelBeam, Ring, SliceSettings, scanner_from
+from pipeline.tomography.geometry import SliceSettings
+from pipeline.tomography.scanners import ParallelBeam, Ring, scanner_from
 
 SECTIONS = {
     "properties.texture": Texture,

@@ -27,7 +27,8 @@ from pipeline.sources.base import LABELS
 from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError
 from pipeline.jobs.experiment import deciding, models_of, replicates
-from pipeline.tomography.geometry import field_of_view_mm, grid_from, scanner_from
+from pipeline.tomography.geometry import field_of_view_mm, grid_from
+from pipeline.tomography.scanners import scanner_from
 
 try:
     SUBJECTS = check(config, schema())

@@ -2,7 +2,8 @@ from pathlib import Path
 
 from pipeline.fbp import FbpSettings, reconstruct
 from pipeline.jobs.job import job
-from pipeline.tomography.geometry import SliceSettings, scanner_from
+from pipeline.tomography.geometry import SliceSettings
+from pipeline.tomography.scanners import scanner_from
 
 with job(snakemake):
     reconstruct(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from pipeline.import_scan import Scan, import_scan
 from pipeline.jobs.job import job
-from pipeline.tomography.geometry import scanner_from
+from pipeline.tomography.scanners import scanner_from
 
 with job(snakemake):
     import_scan(

@@ -4,7 +4,8 @@ from pipeline.jobs.job import job
 from pipeline.osem import OsemSettings, reconstruct
 from pipeline.tomography import projectors
 from pipeline.tomography.forward_model import Simulation
-from pipeline.tomography.geometry import SliceSettings, scanner_from
+from pipeline.tomography.geometry import SliceSettings
+from pipeline.tomography.scanners import scanner_from
 
 with job(snakemake):
     settings = OsemSettings(**snakemake.params.osem)

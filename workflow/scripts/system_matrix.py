@@ -2,7 +2,8 @@ from pathlib import Path
 
 from pipeline.jobs.job import job
 from pipeline.tomography import system_matrix
-from pipeline.tomography.geometry import SliceSettings, scanner_from
+from pipeline.tomography.geometry import SliceSettings
+from pipeline.tomography.scanners import scanner_from
 
 with job(snakemake):
     grid = SliceSettings(**snakemake.params.slices).grid

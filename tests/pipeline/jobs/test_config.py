@@ -6,7 +6,7 @@ import yaml
 
 from helpers.configurations import DELETE, ROOT, SCHEMA, changed, check_refused, merged, refusal
 from pipeline.jobs.config import check
-from pipeline.tomography.geometry import GEOMETRIES
+from pipeline.tomography.scanners import GEOMETRIES
 
 
 @pytest.fixture(autouse=True)

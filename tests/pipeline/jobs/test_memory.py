@@ -20,7 +20,8 @@ from pipeline import osem
 from pipeline.jobs import memory
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SLICES, SUBJECT_FACTS
-from pipeline.tomography.geometry import field_of_view, grid_from, scanner_from
+from pipeline.tomography.geometry import field_of_view, grid_from
+from pipeline.tomography.scanners import scanner_from
 from pipeline.tomography.system_matrix import joseph_weights
 
 TABLE = Path(__file__).with_name("measured_memory.csv")
@@ -67,7 +68,8 @@ from pathlib import Path
 from pipeline import fbp, osem, sinogram
 from pipeline.tomography import projectors, system_matrix
 from pipeline.tomography.forward_model import Simulation
-from pipeline.tomography.geometry import grid_from, scanner_from
+from pipeline.tomography.geometry import grid_from
+from pipeline.tomography.scanners import scanner_from
 
 rule, folder = sys.argv[1], Path(sys.argv[2])
 config = yaml.safe_load((folder / "config.yaml").read_text())

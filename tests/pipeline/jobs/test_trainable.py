@@ -20,7 +20,7 @@ from pipeline.jobs.config import check
 from pipeline.jobs.config_models import most_levels
 from pipeline.jobs.experiment import models_of
 from pipeline.storage.errors import InputError
-from pipeline.tomography.geometry import scanner_from
+from pipeline.tomography.scanners import scanner_from
 
 WAVELETS = pywt.wavelist(kind="discrete")
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.sinogram import attenuation_factors
 from pipeline.tomography.forward_model import FWHM_PER_SIGMA, ForwardModel, PointSpread
-from pipeline.tomography.geometry import Grid, Ring, field_of_view
+from pipeline.tomography.geometry import Grid, field_of_view
+from pipeline.tomography.scanners import Ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,7 +4,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.storage.errors import InputError
-from pipeline.tomography.geometry import Grid, Ring, field_of_view, grid_from, scanner_from
+from pipeline.tomography.geometry import Grid, field_of_view, grid_from
+from pipeline.tomography.scanners import Ring, scanner_from
 
 MMR = {"blocks": 56, "crystals_per_block": 9, "radius_mm": 328.0, "pitch_mm": 4.09}
 

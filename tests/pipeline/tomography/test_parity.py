@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.tomography.geometry import Grid, Ring, field_of_view
+from pipeline.tomography.geometry import Grid, field_of_view
 from pipeline.tomography.projectors import ParallelprojProjector, load
+from pipeline.tomography.scanners import Ring
 
 pytest.importorskip(
     "parallelproj_core", reason="parallelproj_core is not installed: see environment.yml"

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pipeline.storage.errors import InputError
 from pipeline.tomography import system_matrix
 from pipeline.tomography.backend import device_for, resolve
-from pipeline.tomography.geometry import Grid, Ring, field_of_view
+from pipeline.tomography.geometry import Grid, field_of_view
 from pipeline.tomography.projectors import load
+from pipeline.tomography.scanners import Ring
 from pipeline.tomography.system_matrix import system_matrices
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,8 @@ from helpers.configurations import SCHEMA, changed, refusal
 from pipeline.fbp import FilteredBackProjection
 from pipeline.jobs.config_files import SCANNERS, take_scanner
 from pipeline.storage.errors import InputError
-from pipeline.tomography.geometry import Grid, ParallelBeam, Ring, field_of_view, scanner_from
+from pipeline.tomography.geometry import Grid, field_of_view
+from pipeline.tomography.scanners import ParallelBeam, Ring, scanner_from
 
 MMR = {"blocks": 56, "crystals_per_block": 9, "radius_mm": 335.0, "pitch_mm": 4.09}
 SMALL = {"blocks": 16, "crystals_per_block": 8, "radius_mm": 200.0, "pitch_mm": 9.95}
