@@ -29,20 +29,17 @@ class ScanSettings:
 
     Attributes
     ----------
-    data : str
-        Which data, of a file that holds several: ``prompts``, ``randoms``, ...
     axes : str
         Names of a plain array's axes, first to last: ``plane view radial`` in any order, or two
         of them that include view and radial, for a single plane.
     array : str
-        Name of the array, of a file that holds several.
+        Name of the array, of a file that holds several; of Siemens' ``prompts`` without one.
     towards : str
         One of `DIRECTIONS`: where the planes of a plain array run if the patient lies head first.
     patient_position : str or None
         One of `POSITIONS`; it counts more than the file, which may not say it.
     """
 
-    data: str = "prompts"
     axes: str = ""
     array: str = ""
     towards: str = "superior"

@@ -33,10 +33,11 @@ def read(path: str | Path, settings: ScanSettings) -> Projections:
         As `read_all`, or if there are none of that name.
     """
     found = read_all(path, settings)
-    if settings.data not in found:
-        problem = f"holds {', '.join(found)}, and no '{settings.data}'"
+    wanted = settings.array or "prompts"
+    if wanted not in found:
+        problem = f"holds {', '.join(found)}, and no '{wanted}'"
         raise Header(Path(path), {}).refusal(problem, "give the name of one of them")
-    return found[settings.data]
+    return found[wanted]
 
 
 def read_all(path: str | Path, settings: ScanSettings) -> dict[str, Projections]:

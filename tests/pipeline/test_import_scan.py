@@ -205,6 +205,15 @@ def test_randoms_are_smoothed_as_asked_and_gaps_have_none(tmp_path):
     assert spread[7] < 0.3 * spread[1]
 
 
+def test_prompts_and_randoms_of_one_file_are_told_apart(tmp_path):
+    segments, _ = interfile.toy_segments([(-1, 1)], 4, RING.views, RING.radial_bins)
+    path = str(interfile.write_siemens(tmp_path, segments))  # its randoms are twice its prompts
+    import_scan("toy", Scan(path, f"{path}#randoms"), RING, tmp_path / "scan.h5")
+    arrays = hdf5.read(tmp_path / "scan.h5", SCAN)[0]
+    assert arrays["prompts"].any()
+    assert np.array_equal(arrays["background"], 2 * arrays["prompts"])
+
+
 def test_sinograms_of_several_ring_differences_are_as_sensitive_as_they_are_many(tmp_path):
     segments, pairs = interfile.toy_segments([(-1, 1)], 4, RING.views, RING.radial_bins)
     keys = {"Number of detectors per ring": 128, "Inner ring diameter (cm)": 38.6}

@@ -28,7 +28,7 @@ def test_prompts_and_randoms_come_back(tmp_path, ranges, tof):
             np.testing.assert_array_equal(segment.data, factor * array.sum(axis=0))
         assert projections.acquisition.tof_bins == tof
         assert projections.first_tangential == -2
-    randoms = read(path, ScanSettings(data="randoms"))
+    randoms = read(path, ScanSettings(array="randoms"))
     np.testing.assert_array_equal(randoms.segments[0].data, found["randoms"].segments[0].data)
 
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, changes, problem):
 def test_data_of_another_name_are_refused(tmp_path):
     path = writer.write_siemens(tmp_path, writer.toy_segments(SPAN_1)[0])
     with pytest.raises(InputError, match="holds prompts, randoms, and no 'trues'"):
-        read(path, ScanSettings(data="trues"))
+        read(path, ScanSettings(array="trues"))
 
 
 def test_a_real_compressed_header_is_refused():
