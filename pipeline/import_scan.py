@@ -104,6 +104,7 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
     if "randoms" in arrays:
         background += _averaged(arrays["randoms"], scan.smoothed_randoms, counting)
     background += arrays.get("scatter", np.float32(0))
+    background *= counting
     factors = arrays.get("factors")
     if factors is None:
         summed = measured.summed(counts="prompts" in held)
@@ -121,7 +122,7 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
         {
             **{key: array * counting for key, array in held.items()},
             "factors": factors,
-            "background": background * counting,
+            "background": background,
             "position_mm": ((np.arange(len(planes)) - (len(planes) - 1) / 2) * slice_mm).astype(
                 np.float32
             ),
