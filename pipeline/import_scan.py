@@ -136,7 +136,7 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
             ring_differences=measured.ring_differences,
             tof_bins=measured.projections.acquisition.tof_bins,
             counts=float(planes.sum()),
-            likelihood=measured.uncorrected and bool((planes >= 0).all()),
+            likelihood=measured.uncorrected and "prompts" in held,
             calibration=scan.calibration,
             sources=json.dumps(
                 {"sinogram": measured.source} | {key: part.source for key, part in others.items()}
