@@ -249,6 +249,15 @@ SAME_RADIUS = 0.02
 SAME_ANGLE_DEG = 0.5
 """How much of its radius, and how far its first end point, a scanner may be off the file's."""
 
+OTHER_SCANNER = (
+    "give the scanner of these data, e.g. --config scanner=mmr; config/scanners has some, and a file "
+    "of your own can be given by its path"
+)
+MASHED = (
+    "export them without view mashing, or arc-corrected: neighbouring views that were summed are no "
+    "lines between two detectors; or give the scanner of these data"
+)
+
 
 def geometry_of(projections: Projections, scanner: Geometry) -> Geometry:
     """Find the geometry of some data: the given scanner's, unless they are arc-corrected.
@@ -298,12 +307,9 @@ def _check_ring(says: Acquisition, ring: Ring, views: int, where: Path) -> None:
     }
     for what, (found, wanted, same) in facts.items():
         if not same:
-            raise InputError(
-                where,
-                f"has {found} {what}, and the configured scanner {wanted}",
-                "give the scanner of these data, e.g. --config scanner=mmr; config/scanners has "
-                "some, and a file of your own can be given by its path",
-            )
+            mashed = what == "views" and ring.views % views == 0
+            problem = f"has {found} {what}, and the configured scanner {wanted}"
+            raise InputError(where, problem, MASHED if mashed else OTHER_SCANNER)
 
 
 def _described(geometry: Geometry) -> dict[str, Any]:
