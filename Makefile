@@ -10,7 +10,7 @@ REFERENCE := .reference
 # Of several calls in one folder at a time one builds, the others wait, and look again whether they must.
 ALONE := +$(PYTHON) tools/alone.py
 
-.PHONY: help env demo test faults test-slurm lint audit bench
+.PHONY: help env demo test faults fuzz test-slurm lint audit bench
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ test-slurm: $(READY) ## the workflow on a real SLURM: Debian, root
 # One kill in each rule, and more in training.
 faults: $(READY) ## the workflow killed in every rule
 	$(BIN)/python -m pytest --kills 36 tests/robustness/test_faults.py
+
+# 19 tests of 5300 inputs each.
+fuzz: $(READY) ## 100,000 spoilt scans and images
+	FUZZ_EXAMPLES=5300 $(BIN)/python -m pytest tests/pipeline/scans/test_fuzz.py tests/pipeline/images/test_fuzz.py
 
 audit: $(READY) ## known vulnerabilities of the locked packages
 	$(BIN)/python -m tools.audit

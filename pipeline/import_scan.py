@@ -250,12 +250,12 @@ SAME_ANGLE_DEG = 0.5
 """How much of its radius, and how far its first end point, a scanner may be off the file's."""
 
 OTHER_SCANNER = (
-    "give the scanner of these data, e.g. --config scanner=mmr; config/scanners has some, and a file "
-    "of your own can be given by its path"
+    "give the scanner of these data, e.g. --config scanner=mmr; config/scanners has some, and a "
+    "file of your own can be given by its path"
 )
 MASHED = (
-    "export them without view mashing, or arc-corrected: neighbouring views that were summed are no "
-    "lines between two detectors; or give the scanner of these data"
+    "export them without view mashing, or arc-corrected: neighbouring views that were summed are "
+    "no lines between two detectors; or give the scanner of these data"
 )
 
 

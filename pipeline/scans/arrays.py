@@ -56,6 +56,9 @@ def read(path: str | Path, settings: ScanSettings) -> Projections:
         array = READERS[path.suffix.lower()](path, settings.array)
     except InputError:
         raise
+    except MemoryError as error:
+        problem = f"holds an array that does not fit into memory ({error})"
+        raise InputError(path, problem, "give the job more memory, or replace the file") from error
     # These libraries let errors of all kinds through, from KeyError to struct.error.
     except Exception as error:
         problem = f"is not a readable {path.suffix} file ({str(error)[:200]})"

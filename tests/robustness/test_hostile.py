@@ -19,6 +19,7 @@ from helpers.hostile import Case, as_nobody, checked, downloading, laid, nothing
 from helpers.hostile_busy import BUSY
 from helpers.hostile_files import header, osem, other_tensor, rewritten, spoilt, weights
 from helpers.hostile_images import IMAGES
+from helpers.hostile_scans import SCANS
 from helpers.server import answer, drip, drip_headers, flood, reset, silence
 from helpers.small_models import settings
 from helpers.volumes import HTML, LABELS, OTHER_CRC, PACKED, minc, some_labels
@@ -350,7 +351,7 @@ LINKS = [
 ] + [Case("link: log", jobs.link("a/b"), files.read, ("a/b: is a", LINK, DELETE_IT), "a/b")]
 
 CASES = [
-    *(*PHANTOMS, *IMAGES, *DOWNLOADS, *HDF5, *CHECKPOINTS),
+    *(*PHANTOMS, *IMAGES, *SCANS, *DOWNLOADS, *HDF5, *CHECKPOINTS),
     *(*CONFIGURATION, *DISKS, *PERMISSIONS, *LINKS, *BUSY),
 ]
 refused, skipped = [], []

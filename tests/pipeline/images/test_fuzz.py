@@ -6,9 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.fuzz import fuzz
 from helpers.own_images import save_dicom, save_nifti
 from pipeline.images import dicom, nifti
 from pipeline.storage.errors import InputError
@@ -17,10 +18,6 @@ VALUES = np.random.default_rng(1).uniform(1, 9, (4, 5, 3)).astype(np.float32)
 
 BOUND = 64 * 2**20
 """Bytes; the files here have some thousand."""
-
-FUZZ = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 INTERESTING = [0, 1, 2, 3, 127, 128, 255]
 
@@ -66,7 +63,7 @@ def good(tmp_path_factory):
 
 
 @given(changes=mutations(348), zipped=st.booleans())
-@FUZZ
+@fuzz
 def test_nifti_headers(good, tmp_path, changes, zipped):
     data = mutated(good[0], changes)
     (tmp_path / "a.nii").write_bytes(gzip.compress(data, 1) if zipped else data)
@@ -80,7 +77,7 @@ def test_nifti_headers(good, tmp_path, changes, zipped):
     slope=st.floats(width=32),
     rows=st.lists(st.floats(width=32), min_size=4, max_size=4),
 )
-@FUZZ
+@fuzz
 def test_nifti_fields(tmp_path, code, dim, offset, slope, rows):
     fields = {"datatype": code, "dim": dim, "vox_offset": offset, "scl_slope": slope}
     save_nifti(tmp_path / "a.nii", VALUES, **fields, srow_x=rows)
@@ -88,14 +85,14 @@ def test_nifti_fields(tmp_path, code, dim, offset, slope, rows):
 
 
 @given(data=st.binary(max_size=600))
-@FUZZ
+@fuzz
 def test_any_bytes_as_nifti(tmp_path, data):
     (tmp_path / "a.nii").write_bytes(data)
     assert read_or_refuse(nifti.read, tmp_path / "a.nii") is None
 
 
 @given(changes=mutations(2000), slice_=st.integers(0, 2), cut=st.none() | st.integers(0, 1500))
-@FUZZ
+@fuzz
 def test_dicom_bytes(good, tmp_path, changes, slice_, cut):
     for number, data in enumerate(good[1]):
         if number == slice_:
@@ -105,7 +102,7 @@ def test_dicom_bytes(good, tmp_path, changes, slice_, cut):
 
 
 @given(data=st.binary(max_size=400))
-@FUZZ
+@fuzz
 def test_any_bytes_as_dicom(tmp_path, data):
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + data)
     assert read_or_refuse(dicom.read, tmp_path) is None

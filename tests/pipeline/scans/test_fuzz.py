@@ -1,9 +1,5 @@
-"""Spoilt files of every format: what is read is a scan, or is refused, in bounded memory.
+"""Spoilt files of every format: what is read is a scan, or is refused, in bounded memory."""
 
-FUZZ_EXAMPLES=20000 in the environment looks longer.
-"""
-
-import os
 import tracemalloc
 from pathlib import Path
 
@@ -11,15 +7,15 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import interfile as writer
+from helpers.fuzz import fuzz
 from pipeline.scans.projections import ScanSettings, single_slice_rebinned
 from pipeline.scans.registry import read
 from pipeline.storage.errors import InputError
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 MAX_BYTES = 32 * 2**20
 """Of memory for a file of a few kB, of which deflate may make a thousand times as much."""
 
@@ -30,13 +26,6 @@ NUMBERS = ["-1", "0", "1", "2", "4", "1e12", "1000000000000", "9" * 400, "nan", 
 LISTS = ["{", "}", "{1,2", "{1,,2}", "{}", "{-1,1}", "{ -3,-1,2}"]
 WORDS = ["", "ё", "\0", "..", "/dev/zero", "float", "segment", "view", "off", "on", "bigendian"]
 NASTY = st.sampled_from([*NUMBERS, *LISTS, *WORDS, "1_0", "0x10", "timing positions"])
-
-fuzz = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    phases=[Phase.reuse, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 def survives(path):
