@@ -56,6 +56,7 @@ def images(folder, arrays, slice_mm, kind="osem", **changes):
 
 
 def smoothed(array, fwhm):
+    """Smooth an array with a Gaussian; FWHM in pixels of each axis."""
     return gaussian_filter(array, np.divide(fwhm, 2 * np.sqrt(2 * np.log(2))))
 
 
@@ -71,6 +72,7 @@ def slabs(planes, thick=SLAB):
 
 
 def show(axis, image, title, top, aspect=1.0):
+    """Draw an image, row 0 on top."""
     axis.imshow(image, cmap="gray_r", vmin=0, vmax=top, aspect=aspect)
     axis.set_title(title, fontsize=9)
     axis.set_xticks([])
@@ -78,6 +80,7 @@ def show(axis, image, title, top, aspect=1.0):
 
 
 def draw_axial(osem, fbp):
+    """Slabs of both kinds, from inferior to superior."""
     rows = {"OSEM": osem, "FBP": fbp}
     chosen = range(1, 7)
     figure, axes = pyplot.subplots(2, len(chosen), figsize=(11, 4), layout="constrained")
@@ -105,6 +108,7 @@ def draw_upright(planes):
 
 
 def middle(planes):
+    """Centre (y, x) of what is bright, in pixels."""
     bright = planes.sum(axis=0)
     lines = bright.sum(axis=1), bright.sum(axis=0)
     return [(line * np.arange(len(line))).sum() / line.sum() for line in lines]
@@ -131,11 +135,13 @@ def draw_turn(right, before):
 
 
 def save(figure, name):
+    """Write a figure beside this script."""
     figure.savefig(HERE / name, dpi=90)
     pyplot.close(figure)
 
 
 def main(file):
+    """Reconstruct, and draw all."""
     with np.load(file) as loaded:
         planes = {name: loaded[name] for name in ("prompts", "delayeds")}
     thick = {name: slabs(array) for name, array in planes.items()}
