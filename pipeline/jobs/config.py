@@ -17,6 +17,7 @@ from pipeline.sources.base import IMAGES
 from pipeline.sources.registry import facts
 from pipeline.sources.subjects import Subject, read_subjects
 from pipeline.storage.errors import InputError
+from pipeline.storage.files import check_readable
 from pipeline.tomography import backend
 from pipeline.tomography.geometry import check_geometry, grid_from
 from pipeline.tomography.scanners import scanner_from
@@ -59,6 +60,28 @@ def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subjec
         problem = f"is {fraction}, and images have a texture of their own"
         raise InputError("texture.fraction", problem, "set it to 0")
     return subjects
+
+
+SCAN_FILES = ("sinogram", "randoms", "scatter", "factors")
+"""Settings of a scan that name files."""
+
+
+def files_of_scan(scan: Mapping[str, Any]) -> dict[str, str]:
+    """Give the files that a scan's section names, by its keys; of ``file#array`` the file."""
+    return {key: scan[key].partition("#")[0] for key in SCAN_FILES if scan.get(key)}
+
+
+def check_scans(scans: Mapping[str, Any]) -> None:
+    """Refuse scans whose files are missing: Snakemake would take images of earlier ones for theirs.
+
+    Raises
+    ------
+    InputError
+    """
+    for name, scan in scans.items():
+        for key, path in files_of_scan(scan).items():
+            remedy = f"correct scans.{name}.{key}, or take that scan out"
+            check_readable(path, "file of a scan", remedy)
 
 
 def _check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:

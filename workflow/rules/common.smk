@@ -22,7 +22,7 @@ from models.evaluation import catalogue
 from models.registry import METHODS
 from models.configuration import schema
 from pipeline.jobs.used_code import code_hash
-from pipeline.jobs.config import check
+from pipeline.jobs.config import check, check_scans, files_of_scan
 from pipeline.sources.base import LABELS
 from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError
@@ -32,6 +32,7 @@ from pipeline.tomography.scanners import scanner_from
 
 try:
     SUBJECTS = check(config, schema())
+    check_scans(config["scans"])
     PROJECTOR = backend.resolve(config["projector"])
 except InputError as error:
     raise WorkflowError(str(error))
@@ -75,11 +76,8 @@ def system_matrix(grid):
 
 
 def scan_files(scan):
-    """Files that a scan names; of one with several arrays the file."""
-    paths = (
-        SCANS[scan].get(name) for name in ("sinogram", "randoms", "scatter", "factors")
-    )
-    return sorted({path.partition("#")[0] for path in paths if path})
+    """Files that a scan names."""
+    return sorted({*files_of_scan(SCANS[scan]).values()})
 
 
 def scan_images(wildcards):

@@ -1,0 +1,101 @@
+"""Rule ``scans``: from a measured sinogram to its images and report, in one call."""
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+
+from helpers import interfile
+from helpers.workflow import ROOT, snakemake, workplace
+from pipeline.storage import hdf5
+from pipeline.storage.kinds import SCAN, SCAN_IMAGE
+
+pytestmark = pytest.mark.dag
+
+VIEWS, BINS, RINGS = 32, 31, 4
+"""Of the ring in tests/tiny.yaml, and of a scanner with such rings."""
+
+RING = {
+    "Number of detectors per ring": 2 * VIEWS,
+    "Inner ring diameter (cm)": 38.6,
+    "View offset (degrees)": None,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the workflow and a scan in Interfile."""
+    folder = workplace(tmp_path_factory.mktemp("scans") / "place")
+    (folder / "measured").mkdir()
+    segments, _ = interfile.toy_segments([(-1, 1)], RINGS, VIEWS, BINS)
+    interfile.write(folder / "measured", segments, dtype="u2", **RING)
+    return folder
+
+
+def called(folder, scans, *arguments):
+    """Call Snakemake for rule ``scans``, with these in a file as README says."""
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"scans": scans}), encoding="utf-8")
+    files = ("--configfile", str(ROOT / "tests" / "tiny.yaml"), "mine.yaml")
+    return snakemake(folder, "--cores", "1", *files, *arguments, "--", "scans", tiny=False)
+
+
+GOOD = {"toy": {"sinogram": "measured/scan.hs"}}
+
+
+def test_a_scan_becomes_images_and_a_report(place):
+    scans = {**GOOD, "quick": {"sinogram": "measured/scan.hs", "images": ["fbp"]}}
+    result = called(place, scans)
+    assert result.returncode == 0, result.stdout[-4000:]
+    arrays, attributes = hdf5.read(place / "data/tiny/scans/toy.h5", SCAN)
+    assert arrays["prompts"].shape == (2 * RINGS - 1, VIEWS, BINS)
+    assert attributes["ring_differences"] == "-1 to 1"
+    made = place / "results/tiny/scans"
+    for kind in ("osem", "fbp"):
+        image = hdf5.read(made / f"toy/{kind}.h5", SCAN_IMAGE)[0]["image"]
+        nifti = nibabel.load(made / f"toy/{kind}.nii")
+        assert np.array_equal(np.asanyarray(nifti.dataobj).T, image)
+        assert nibabel.aff2axcodes(nifti.affine) == ("L", "P", "S")
+        assert image.any()
+    for name in scans:
+        assert (made / name / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (made / "quick").iterdir()} == {"fbp.h5", "fbp.nii", "report.png"}
+    again = called(place, scans, "--dry-run")
+    assert "Nothing to be done" in again.stdout, again.stdout[-2000:]
+
+
+def test_another_setting_of_one_scan_runs_that_alone(place):
+    assert called(place, GOOD).returncode == 0
+    changed = {"toy": {**GOOD["toy"], "calibration": 2.0}}
+    result = called(place, changed, "--dry-run")
+    assert "rule import_scan:" in result.stdout
+    assert "rule system_matrix:" not in result.stdout
+
+
+REFUSED = {
+    "misspelt key": ({"toy": {"sinogrm": "measured/scan.hs"}}, "did you mean 'sinogram'?"),
+    "no sinogram": ({"toy": {"images": ["fbp"]}}, "lacks sinogram"),
+    "unknown image": ({"toy": {**GOOD["toy"], "images": ["mlem"]}}, "one of osem, fbp"),
+    "missing file": ({"toy": {"sinogram": "measured/none.hs"}}, "measured/none.hs: does not exist"),
+    "missing randoms": (
+        {"toy": {**GOOD["toy"], "randoms": "none.npz#a"}},
+        "correct scans.toy.randoms",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_before_anything_runs(place, name):
+    scans, said = REFUSED[name]
+    result = called(place, scans)
+    assert result.returncode != 0
+    assert said in result.stdout
+    assert "Traceback" not in result.stdout
+    assert "rule import_scan:" not in result.stdout
+
+
+def test_a_scan_that_is_none_leaves_its_reason(place):
+    (place / "measured" / "text.hs").write_text("no header", encoding="utf-8")
+    result = called(place, {"text": {"sinogram": "measured/text.hs"}})
+    assert result.returncode != 0
+    assert "measured/text.hs: does not begin with '!INTERFILE :='" in result.stdout
+    assert not (place / "data/tiny/scans/text.h5").exists()
