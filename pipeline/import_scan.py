@@ -98,8 +98,8 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
     held = _prompts(planes, scan.sinogram)
     parts = {"randoms": scan.randoms, "scatter": scan.scatter, "factors": scan.factors}
     others = {key: _Part(scan, path) for key, path in parts.items() if path}
-    arrays = {key: part.beside(measured, geometry) for key, part in others.items()}
-    shape = planes.shape
+    shape, position = planes.shape, measured.position
+    arrays = {key: part.beside(shape, position, geometry) for key, part in others.items()}
     background = np.zeros(shape, np.float32)
     if "randoms" in arrays:
         background += _averaged(arrays["randoms"], scan.smoothed_randoms, counting)
@@ -114,7 +114,6 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
     if (lost := int((~kept).sum())) and "prompts" in held:
         log.warning("%s: %d bins count although they are gaps; left out", scan.sinogram, lost)
     slice_mm = scan.slice_mm or measured.slice_mm
-    position = measured.position
     _say(name, planes, background, counting)
     hdf5.write(
         output,
@@ -207,15 +206,14 @@ class _Part:
             )
         return rebinned[:, :, first:last]
 
-    def beside(self, measured: "_Part", geometry: Geometry) -> np.ndarray:
-        """The same as float32, of as many planes as the prompts; nothing below 0."""
+    def beside(self, wanted: tuple[int, ...], position: str, geometry: Geometry) -> np.ndarray:
+        """The same as float32, of the prompts' shape and position; nothing below 0."""
         planes = self.planes(geometry).astype(np.float32)
-        wanted = measured.planes(geometry).shape
         if planes.shape != wanted:
             problem = f"has {planes.shape} (plane, view, bin), and the prompts {wanted}"
             raise InputError(self._path, problem, "give the file that belongs to these prompts")
-        if self.position != measured.position:
-            problem = f"is of a patient who lies {self.position}, the prompts {measured.position}"
+        if self.position != position:
+            problem = f"is of a patient who lies {self.position}, the prompts {position}"
             raise InputError(self._path, problem, "give the file that belongs to these prompts")
         if (planes < 0).any():
             problem = f"has {int((planes < 0).sum())} bins below 0, which no expectation has"
@@ -339,6 +337,9 @@ def _averaged(randoms: np.ndarray, width: int, counting: np.ndarray) -> np.ndarr
     """Average counts over a square of views and bins around each, and leave out gaps."""
     if width == 1:
         return randoms
+    if width % 2 == 0:
+        problem = f"is {width}, which has no middle"
+        raise InputError("smoothed_randoms", problem, "give an odd number of views and bins")
     sums, known = (_box_sums(array, width) for array in (randoms * counting, counting[None]))
     averages: np.ndarray = sums / np.maximum(known, 1)
     return averages.astype(np.float32)

@@ -210,6 +210,12 @@ SCANS += [
             beside(axes="z view bin"),
             ("axes", "'z view bin'", "name them"),
         ),
+        (
+            "randoms averaged over an even number",
+            arrays(other=np.ones(SHAPE)),
+            beside(randoms="other.npy", smoothed_randoms=4),
+            ("smoothed_randoms", "is 4", "give an odd number"),
+        ),
         ("no distance", arrays(), beside(slice_mm=0), (NPY, "planes are apart", "give slice_mm")),
         *(
             (

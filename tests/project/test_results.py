@@ -14,6 +14,7 @@ from helpers.configurations import ROOT
 
 RESULTS = ROOT / "docs" / "results" / "mini"
 PAGES = (RESULTS / "README.md", ROOT / "README.md")
+ALL_PAGES = (*PAGES, ROOT / "docs" / "results" / "mmr_head" / "README.md")
 INTERVAL = re.compile(r"-?[\d.]+ \[-?[\d.]+, -?[\d.]+\]")
 
 
@@ -42,7 +43,7 @@ def test_rows_on_pages_are_those_of_the_table(page):
 
 
 def test_figures_on_pages_exist():
-    for page in PAGES:
+    for page in ALL_PAGES:
         for name in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text()):
             assert (page.parent / name).is_file(), name
 
