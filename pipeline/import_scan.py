@@ -97,7 +97,9 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
     planes = measured.planes(geometry)
     held = _prompts(planes, scan.sinogram)
     parts = {"randoms": scan.randoms, "scatter": scan.scatter, "factors": scan.factors}
-    others = {key: _Part(scan, path) for key, path in parts.items() if path}
+    files = {key: path for key, path in parts.items() if path}
+    others = {key: _Part(scan, path) for key, path in files.items()}
+    files["sinogram"] = scan.sinogram
     shape, position = planes.shape, measured.position
     arrays = {key: part.beside(shape, position, geometry) for key, part in others.items()}
     background = np.zeros(shape, np.float32)
@@ -127,7 +129,7 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
             ),
         },
         hdf5.provenance(
-            {"scan": asdict(scan)},
+            {"scan": asdict(scan) | {key: Path(path).name for key, path in files.items()}},
             scan=name,
             geometry=json.dumps(_described(geometry), sort_keys=True),
             patient_position=position,

@@ -24,8 +24,8 @@ from pipeline.storage.versions import versions
 MADE_WITH = ("seed", "training_seed", "projector", "osem_projector", "device")
 """Attributes of HDF5 files that say what was really used, whatever the configuration left open."""
 
-OWN_FOLDERS = ("brainweb_dir", "images_dir")
-"""Keys of the configuration that name folders of the user's, which are nobody else's business."""
+NO_PATHS = {"brainweb_dir": "", "images_dir": "", "scans": {}}
+"""In place of what names the user's folders and files, which are nobody else's business."""
 
 OF_TRAINING = ("seed", "device", "devices", "code")
 """The same, of the YAML file beside the weights."""
@@ -66,7 +66,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
     resolved : Path
         YAML: the configuration with all overlays applied.
     config : mapping
-        The configuration, of which `OWN_FOLDERS` are left out.
+        The configuration, recorded with `NO_PATHS`.
     sources : Sources
         What else goes into the record.
 
@@ -76,7 +76,7 @@ def write(output: Path, resolved: Path, config: Mapping[str, Any], sources: Sour
         If a file cannot be read or written.
     """
     with atomic_file(resolved) as temporary:
-        plain = json.loads(json.dumps(config)) | dict.fromkeys(OWN_FOLDERS, "")
+        plain = json.loads(json.dumps(config)) | NO_PATHS
         temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     files = sorted({resolved, *(file for path in sources.files for file in _files_of(path))})
     # Nobody needs these once there are shards, and may have deleted them for their space.

@@ -209,7 +209,8 @@ def test_prompts_and_randoms_of_one_file_are_told_apart(tmp_path):
     segments, _ = interfile.toy_segments([(-1, 1)], 4, RING.views, RING.radial_bins)
     path = str(interfile.write_siemens(tmp_path, segments))  # its randoms are twice its prompts
     import_scan("toy", Scan(path, f"{path}#randoms"), RING, tmp_path / "scan.h5")
-    arrays = hdf5.read(tmp_path / "scan.h5", SCAN)[0]
+    arrays, attributes = hdf5.read(tmp_path / "scan.h5", SCAN)
+    assert str(tmp_path) not in str(attributes)
     assert arrays["prompts"].any()
     assert np.array_equal(arrays["background"], 2 * arrays["prompts"])
 

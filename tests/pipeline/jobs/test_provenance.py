@@ -11,7 +11,11 @@ from pipeline.jobs import provenance
 from pipeline.jobs.provenance import Sources
 from pipeline.storage.errors import InputError
 
-OWN = {"brainweb_dir": "/home/somebody", "images_dir": "/home/somebody/scans"}
+OWN = {
+    "brainweb_dir": "/home/somebody",
+    "images_dir": "/home/somebody/scans",
+    "scans": {"head": {"sinogram": "/home/somebody/head.hs"}},
+}
 CONFIG = {"name": "x", "source": "mni152", "seed": 3, **OWN, "a": [1]}
 TRAINED = {"seed": 5, "device": "cuda:0", "devices": 2, "code": "c0de", "threads": 7}
 RESULTS = ("t.csv", "weights/LegoPET.yaml", "checkpoints/LegoPET/epoch0001.safetensors", "r.h5")
@@ -95,7 +99,7 @@ def test_record_has_hashes_of_inputs_results_and_configuration(place):
 
 def test_resolved_configuration_leaves_out_the_users_folder(place):
     resolved = yaml.safe_load((place / "results/x/config.yaml").read_text())
-    assert resolved == CONFIG | dict.fromkeys(OWN, "")
+    assert resolved == CONFIG | {"brainweb_dir": "", "images_dir": "", "scans": {}}
     assert "somebody" not in (place / "results/x/provenance.json").read_text()
 
 
