@@ -23,6 +23,7 @@ from pipeline.jobs.experiment import Model
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic_file, check_readable
 from pipeline.storage.system_errors import unreadable
+from pipeline.tomography.physics import Physics
 
 METADATA_KEY = "legopet"
 """One key with all metadata: safetensors does not keep the order of several."""
@@ -53,6 +54,8 @@ class Metadata:
         How long it was trained.
     features_sha256 : str or None
         Of the weights whose features it was trained with.
+    physics : Physics or None
+        Of the training's shards; None of weights that were trained before shards said it.
     """
 
     model: str
@@ -64,6 +67,7 @@ class Metadata:
     step: int
     epoch: int
     features_sha256: str | None
+    physics: Physics | None = None
 
     def wrong(self) -> str | None:
         """Name a value that no training run writes, if there is one."""
@@ -81,7 +85,7 @@ class Metadata:
         for name, value in self.scales.to_dict().items():
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 return f"the scale {value!r} of {name}"
-        return None
+        return self.physics.wrong() if self.physics else None
 
 
 def sha256(path: Path) -> str:
@@ -172,7 +176,9 @@ def _described(path: Path) -> tuple[Metadata, dict[str, Any], str]:
             text = (file.metadata() or {})[METADATA_KEY]
         found = json.loads(text)
         digest = found.pop(DIGEST_KEY)
-        metadata = Metadata(**{**found, "scales": Scales(**found["scales"])})
+        physics = Physics(**found["physics"]) if found.get("physics") else None
+        scales = Scales(**found["scales"])
+        metadata = Metadata(**{**found, "scales": scales, "physics": physics})
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(path, f"lacks this project's metadata ({error})", remedy) from error
     if wrong := metadata.wrong():

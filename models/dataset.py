@@ -126,6 +126,12 @@ def pad(array: np.ndarray, size: int) -> np.ndarray:
     return padded
 
 
+def scaled(array: np.ndarray, size: int, scale: float) -> np.ndarray:
+    """Pad the last two axes to ``size``, as `pad` does, and divide, in float32."""
+    divided: np.ndarray = pad(array.astype(np.float32), size) / np.float32(scale)
+    return divided
+
+
 def crop(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Undo `pad`: take the central ``shape`` of the last two axes."""
     return array[(..., *_window(shape, array.shape[-1]))]
@@ -224,9 +230,8 @@ class ShardSlices(Dataset[dict[str, Any]]):
         }
 
     def _scaled(self, file: h5py.File, row: int, channel: Channel) -> np.ndarray:
-        array = pad(hdf5.finite(file[channel.dataset], row).astype(np.float32), self.size)
-        scaled: np.ndarray = array / np.float32(getattr(self.scales, channel.scale))
-        return scaled
+        array = hdf5.finite(file[channel.dataset], row)
+        return scaled(array, self.size, getattr(self.scales, channel.scale))
 
     def __getitems__(self, indices: Sequence[int]) -> "list[dict[str, Any]] | InputError":
         # A worker process cannot raise an InputError (PyTorch rebuilds exceptions from their text

@@ -5,7 +5,7 @@ As `pipeline.jobs.memory`, which see.
 
 from models.network_sizes import size_of
 from pipeline.jobs.experiment import Model, models_of
-from pipeline.jobs.memory import Config, asked, data_of
+from pipeline.jobs.memory import SCAN_PLANES, Config, asked, data_of
 
 PLOTS_MB, NETWORKS_MB = 350, 520
 """Python with figures of tables; with all that networks need. Measured on Linux, x86-64, in the
@@ -69,6 +69,14 @@ def reconstruct(config: Config, model: Model) -> int:
     """All slices of a subject."""
     held = _prediction(config, model, config["sampling"], data_of(config).slices)
     return asked(_libraries(config), held)
+
+
+def scan_reconstruct(config: Config, model: Model) -> int:
+    """All slices of a measured scan, a batch at a time."""
+    pixels, held = config["network"]["size"] ** 2, 0.0
+    held += _prediction(config, model, config["sampling"], config["sampling"]["batch_size"])
+    # FBP images, mean and deviation, their check, and the NIfTI file as it is written, 4 each.
+    return asked(_libraries(config), held + 20 * SCAN_PLANES * pixels)
 
 
 def sweep(config: Config, name: str, model: Model) -> int:

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from models import checkpoints
-from models.dataset import ShardSlices
+from models.dataset import ShardSlices, SliceKey
 from models.devices import Inference
 from models.loader import batches, in_order
 from models.methods.base import check_finite
 from models.settings import FinalSampling, Settings
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import RECONSTRUCTION
+from pipeline.tomography import physics
+from pipeline.tomography.physics import Physics
 
 
 class Reconstructor:
@@ -33,6 +35,11 @@ class Reconstructor:
     threads : int
         CPU cores that may be used.
 
+    Attributes
+    ----------
+    doubts : list of str
+        What is doubtful about the data that it was given, see `pipeline.tomography.physics.check`.
+
     Raises
     ------
     InputError
@@ -40,7 +47,8 @@ class Reconstructor:
     """
 
     def __init__(self, weights: Path, features: Path | None, settings: Settings, threads: int):
-        self.settings, self.seed = settings, settings.model.seed
+        self.settings, self.seed, self.weights = settings, settings.model.seed, weights
+        self.doubts: list[str] = []
         self.inference = Inference(settings.training, threads)
         self.method, self.metadata = checkpoints.load(
             weights, settings.network, settings.sampling.weights, settings.model
@@ -53,12 +61,23 @@ class Reconstructor:
             self.method.frozen.to(self.inference.device)
 
     def slices(self, shard_paths: Sequence[Path]) -> ShardSlices:
-        """Open shards for `samples`."""
+        """Open shards for `samples`.
+
+        Raises
+        ------
+        InputError
+            If they are damaged, do not fit, or have other physics than those of the training.
+        """
+        for path in shard_paths:
+            self.check(physics.of_shard(path), path)
         size = self.settings.network.size
         conditioning = self.metadata.settings["conditioning"]
         return ShardSlices(shard_paths, size, self.metadata.scales, conditioning)
 
-    @torch.no_grad()
+    def check(self, data: Physics | None, where: Path) -> None:
+        """Refuse data of other physics than the training's; what is doubtful goes to `doubts`."""
+        self.doubts += physics.check(self.metadata.physics, self.weights, data, where)
+
     def samples(
         self, slices: ShardSlices, indices: Sequence[int], sampling: FinalSampling
     ) -> np.ndarray:
@@ -81,19 +100,30 @@ class Reconstructor:
         InputError
             If a pixel is not finite: names model, sampler and slice, and the step if it is known.
         """
-        found = []
-        for batch in batches(slices, in_order(indices, sampling.batch_size), 0, False):
-            inputs = batch.inputs.to(self.inference.device)
-            with self.inference.autocast():
-                images = self.method.predict(inputs, batch.keys, sampling, self.seed)
-            check_finite(images, batch.keys, self._name(sampling))
-            found.append(images.float().cpu().numpy())
-        return np.concatenate(found) * np.float32(self.metadata.scales.activity)
+        order = in_order(indices, sampling.batch_size)
+        read = batches(slices, order, 0, False)
+        return np.concatenate([self.predict(b.inputs, b.keys, sampling) for b in read])
+
+    @torch.no_grad()
+    def predict(
+        self, inputs: torch.Tensor, keys: Sequence[SliceKey], sampling: FinalSampling
+    ) -> np.ndarray:
+        """Reconstruct a batch (N, C, size, size), as in `models.dataset.Batch`; see `samples`."""
+        with self.inference.autocast():
+            placed = inputs.to(self.inference.device)
+            images = self.method.predict(placed, keys, sampling, self.seed)
+        check_finite(images, keys, self._name(sampling))
+        return images.float().cpu().numpy() * np.float32(self.metadata.scales.activity)
 
     def _name(self, sampling: FinalSampling) -> str:
         if not self.method.samples:
             return self.metadata.model
         return f"{self.metadata.model}, {sampling.sampler} with {sampling.steps} steps"
+
+    def used(self) -> dict[str, Any]:
+        """Give the settings that decide its images."""
+        found = {"network": asdict(self.settings.network), "settings": self.metadata.settings}
+        return found | ({"sampling": asdict(self.settings.sampling)} if self.method.samples else {})
 
     def facts(self, sampling: FinalSampling) -> dict[str, Any]:
         """Tell how an image came about; NaN, -1 or nothing where something does not apply."""
@@ -149,11 +179,6 @@ def reconstruct(
     }
     if stack.shape[1] > 1:
         arrays |= {"std": stack.std(axis=1, ddof=1), "samples": stack}
-    used: dict[str, Any] = {
-        "network": asdict(settings.network),
-        "settings": model.metadata.settings,
-    }
-    if model.method.samples:
-        used["sampling"] = asdict(sampling)
     facts = {"subject": slices.keys[0].subject, **model.facts(sampling)}
-    hdf5.write(output, RECONSTRUCTION, arrays, hdf5.provenance(used, **facts))
+    facts["doubts"] = "\n".join(model.doubts)
+    hdf5.write(output, RECONSTRUCTION, arrays, hdf5.provenance(model.used(), **facts))

@@ -20,6 +20,7 @@ from pipeline.scans.registry import read
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SCAN
+from pipeline.tomography.physics import geometry_text
 from pipeline.tomography.scanners import Geometry, ParallelBeam, Ring
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Scan:
     calibration : float
         Bq/ml of one count per mm; 0 if it is not known.
     images : sequence of str
-        Which are made: "osem", "fbp".
+        Which are made: "osem", "fbp", and names of models.
     """
 
     sinogram: str
@@ -131,7 +132,7 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
         hdf5.provenance(
             {"scan": asdict(scan) | {key: Path(path).name for key, path in files.items()}},
             scan=name,
-            geometry=json.dumps(_described(geometry), sort_keys=True),
+            geometry=geometry_text(geometry),
             patient_position=position,
             slice_mm=slice_mm,
             ring_differences=measured.ring_differences,
@@ -310,12 +311,6 @@ def _check_ring(says: Acquisition, ring: Ring, views: int, where: Path) -> None:
             mashed = what == "views" and ring.views % views == 0
             problem = f"has {found} {what}, and the configured scanner {wanted}"
             raise InputError(where, problem, MASHED if mashed else OTHER_SCANNER)
-
-
-def _described(geometry: Geometry) -> dict[str, Any]:
-    """Give a geometry as a configuration's section ``scanner`` has it."""
-    kind = "ring" if isinstance(geometry, Ring) else "parallel"
-    return {"geometry": kind, **asdict(geometry)}
 
 
 # --- counts --------------------------------------------------------------------------------------

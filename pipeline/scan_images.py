@@ -86,6 +86,32 @@ def write(
     calibration, unit = float(scan.attrs["calibration"]), "counts/mm"
     if calibration > 0:
         images, unit = images * np.float32(calibration), "Bq/ml"
+    write_in_unit(scan, {"image": images}, unit, grid, output, {"image": nifti}, settings)
+
+
+def write_in_unit(
+    scan: h5py.File,
+    arrays: Mapping[str, np.ndarray],
+    unit: str,
+    grid: Grid,
+    output: Path,
+    niftis: Mapping[str, Path],
+    settings: Mapping[str, Any],
+    **facts: Any,
+) -> None:
+    """Write images of an open scan.
+
+    Parameters
+    ----------
+    arrays, niftis : mapping
+        By the names of the datasets of `pipeline.storage.kinds.SCAN_IMAGE`: images (slice, y, x),
+        and where they go as NIfTI.
+    unit : str
+    settings : mapping
+        That decide the images, beside the scan and the grid.
+    **facts
+        Further attributes.
+    """
     slice_mm, position_mm = float(scan.attrs["slice_mm"]), hdf5.finite(scan["position_mm"])
     attributes = hdf5.provenance(
         {**settings, "scan": scan.attrs["config"], "grid": asdict(grid)},
@@ -93,10 +119,12 @@ def write(
         unit=unit,
         pixel_mm=grid.pixel_mm,
         orientation="LPS",
+        **facts,
     )
-    arrays = {"image": images.astype(np.float32), "position_mm": position_mm}
-    hdf5.write(output, SCAN_IMAGE, arrays, attributes)
-    write_nifti(nifti, images, grid, slice_mm, float(position_mm[0]), unit)
+    held = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+    hdf5.write(output, SCAN_IMAGE, {**held, "position_mm": position_mm}, attributes)
+    for name, path in niftis.items():
+        write_nifti(path, held[name], grid, slice_mm, float(position_mm[0]), unit)
 
 
 def write_nifti(

@@ -1,6 +1,7 @@
 """Rule ``scan_report``: pictures of a measured scan and of its images, with what was summed."""
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ BRIGHTEST = 99.8
 
 
 def scan_report(scan: Path, images: Mapping[str, Path], output: Path) -> None:
-    """Draw the sinogram, and axial, coronal and sagittal views of each image.
+    """Draw the sinogram, and axial, coronal and sagittal views of each image, with its doubts.
 
     Parameters
     ----------
@@ -81,6 +82,8 @@ def _views(axes: Any, name: str, file: h5py.File) -> None:
         axis.set_title(f"{name}, {title}", fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
+    if doubts := file.attrs.get("doubts"):
+        axes[0].set_xlabel(textwrap.fill(doubts, 48), fontsize=9, color="firebrick")
     axes[-1].figure.colorbar(drawn, ax=axes[-1], label=unit, shrink=0.8)
 
 

@@ -13,17 +13,19 @@ from pipeline.storage.kinds import (
     IMAGE_FACTS,
     OSEM,
     SHARD,
+    SIMULATION_FACTS,
     SINOGRAM,
     SLICE_IDENTITY,
     SLICES,
     SUBJECT_FACTS,
 )
+from pipeline.tomography.physics import counts_of
 
 
 def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, split: str) -> None:
     """Rule ``shard``: put one subject's files together, their compressed chunks copied as they are.
 
-    Every value is read once for the check that it is finite and undamaged.
+    Every value is read for the check that it is finite and undamaged.
 
     Parameters
     ----------
@@ -62,6 +64,8 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
                 hdf5.finite(array, row) if isinstance(array, h5py.Dataset) else None
         facts = {name: slices_file.attrs[name] for name in SUBJECT_FACTS}
         facts |= {n: slices_file.attrs[n] for n in IMAGE_FACTS if n in slices_file.attrs}
+        facts |= {name: sinogram_file.attrs[name] for name in SIMULATION_FACTS}
+        facts |= counts_of(sinogram_file, fbp_file["fbp"])
         made_from = {
             f"{file.attrs['rule']}_config": file.attrs["config"]
             for file in (slices_file, sinogram_file, osem_file, fbp_file)
@@ -75,7 +79,7 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
                 split=split,
                 projector=sinogram_file.attrs["projector"],
                 osem_projector=osem_file.attrs["projector"],
-                psf_fwhm_mm=sinogram_file.attrs["psf_fwhm_mm"],
+                pixels=osem_file["osem"].shape[-1],
                 **facts,
             ),
         )

@@ -11,6 +11,7 @@ from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
 from pipeline.tomography.forward_model import ForwardModel, Simulation
+from pipeline.tomography.physics import geometry_text
 from pipeline.tomography.projectors import Projector
 
 PER_CM_TO_PER_MM = 0.1
@@ -97,7 +98,10 @@ def sinogram(slices: Path, output: Path, simulation: Simulation, projector: Proj
             projector=projector.name,
             device=str(projector.device),
             oversampling=oversampling,
+            geometry=geometry_text(projector.ring),
+            attenuation=simulation.attenuation,
             psf_fwhm_mm=simulation.psf_fwhm_mm,
+            background_fraction=simulation.background_fraction,
             **facts,
         ),
     )

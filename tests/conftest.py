@@ -93,6 +93,14 @@ FACTS = {
 }
 
 
+SIMULATED = {
+    "geometry": "{}",
+    "attenuation": False,
+    "psf_fwhm_mm": 0.0,
+    "background_fraction": 0.0,
+}
+
+
 def identity(rotation):
     rotation = np.asarray(rotation)
     index = [np.count_nonzero(rotation[:n] == rotation[n]) for n in range(len(rotation))]
@@ -135,7 +143,7 @@ def write_sinogram():
             "scale": np.full(count, scale, np.float32),
             **identity(np.zeros(count) if rotation is None else rotation),
         }
-        hdf5.write(path, SINOGRAM, arrays, hdf5.provenance({}, **FACTS))
+        hdf5.write(path, SINOGRAM, arrays, hdf5.provenance({}, **FACTS, **SIMULATED))
         return path
 
     return write

@@ -39,7 +39,8 @@ def identity(
 ) -> str:
     """Describe all that decides a run's weights and log, as JSON.
 
-    The code does, too: without it, a finished run would stand in for one by corrected code.
+    The code does, too: without it, a finished run would stand in for one by corrected code. The
+    physics does not: all that it decides is in the shards.
     """
     conditioning = metadata.settings["conditioning"]
     found = {
@@ -50,6 +51,7 @@ def identity(
         "channels": [CHANNELS[name] for name in conditioning],
         "code": code_of(metadata),
     }
+    del found["physics"]
     if not validation_shards:
         found |= {key: None for key in TRAINING_DECIDES if key.startswith("validat")}
     return json.dumps(found, sort_keys=True)

@@ -68,6 +68,10 @@ def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) ->
             (f"evaluation.sweeps.{sweep}.models", settings["models"], sampling)
             for sweep, settings in evaluation["sweeps"].items()
         ),
+        *(
+            (f"scans.{scan}.images", settings.get("images", []), ["osem", "fbp", *models])
+            for scan, settings in config["scans"].items()
+        ),
     ):
         for name in names:
             if name not in known:

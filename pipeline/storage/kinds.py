@@ -62,6 +62,9 @@ SUBJECT_FACTS = (
 )
 """Attributes that every later file of a subject carries."""
 
+SIMULATION_FACTS = ("geometry", "attenuation", "psf_fwhm_mm", "background_fraction")
+"""Attributes that sinograms and shards have besides; see `pipeline.tomography.physics.Physics`."""
+
 IMAGE_FACTS = ("activity_unit", "head_above")
 """Attributes that phantoms, slices and shards have besides where the activity is an own image.
 
@@ -133,7 +136,7 @@ SINOGRAM = Kind(
         ),
         **SLICE_IDENTITY,
     },
-    attributes=SUBJECT_FACTS,
+    attributes=(*SUBJECT_FACTS, *SIMULATION_FACTS),
 )
 
 SCAN = Kind(
@@ -170,7 +173,19 @@ SCAN_IMAGE = Kind(
     name="scan_image",
     rule="scan_osem",
     datasets={
-        "image": Dataset("float32", ("slice", "y", "x"), "see attribute unit", "reconstruction"),
+        "image": Dataset(
+            "float32",
+            ("slice", "y", "x"),
+            "see attribute unit",
+            "reconstruction; mean of a network's samples",
+        ),
+        "std": Dataset(
+            "float32",
+            ("slice", "y", "x"),
+            "see attribute unit",
+            "standard deviation of the samples, with K - 1; absent if there is one",
+            optional=True,
+        ),
         "position_mm": SCAN.datasets["position_mm"],
     },
     attributes=("scan", "unit", "pixel_mm", "slice_mm", "orientation"),

@@ -26,7 +26,16 @@ from models.training import train as training
 from models.training.logger import RunLog
 from pipeline import fbp, phantom, preview, shard
 from pipeline.storage import hdf5
-from pipeline.storage.kinds import FBP, LABELS, OSEM, SHARD, SINOGRAM, SLICES, SUBJECT_FACTS
+from pipeline.storage.kinds import (
+    FBP,
+    LABELS,
+    OSEM,
+    SHARD,
+    SIMULATION_FACTS,
+    SINOGRAM,
+    SLICES,
+    SUBJECT_FACTS,
+)
 from pipeline.tomography import projectors
 from pipeline.tomography.geometry import Grid
 from pipeline.tomography.scanners import Ring
@@ -213,7 +222,7 @@ def write_kind(path, kind, subject="subject04"):
         name: np.zeros([lengths[axis] for axis in dataset.axes], dataset.dtype)
         for name, dataset in kind.datasets.items()
     }
-    facts = {**dict.fromkeys(SUBJECT_FACTS, "x"), "subject": subject, "oversampling": 1}
+    facts = {**dict.fromkeys(SUBJECT_FACTS + SIMULATION_FACTS, "x"), "subject": subject, "oversampling": 1}
     hdf5.write(path, kind, arrays, hdf5.provenance({}, **facts))
 
 

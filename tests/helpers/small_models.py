@@ -1,5 +1,6 @@
 """Small shards and settings that the tests of the models share."""
 
+import json
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -128,6 +129,19 @@ def own_settings(method: str, **changes: Any) -> Any:
     return load(method).Settings(**{**SETTINGS["methods"][method], **changes})
 
 
+PHYSICS: dict[str, Any] = {
+    "geometry": json.dumps({"geometry": "parallel", "angles": 12, "bins": 15, "bin_mm": 4.0}),
+    "pixel_mm": 4.0,
+    "slice_mm": 2.0,
+    "attenuation": False,
+    "psf_fwhm_mm": 0.0,
+    "background_fraction": 0.0,
+    "counts_per_slice": 9000.0,
+    "counts_per_activity": 0.5,
+}
+"""What shards say of how they were made, beside ``pixels``."""
+
+
 def make_shard(
     path: Path,
     *,
@@ -139,8 +153,12 @@ def make_shard(
     brightness: float = 1.0,
     seed: int = 0,
     rotations: int = 1,
+    physics: Mapping[str, Any] | None = PHYSICS,
 ) -> Path:
-    """Write a shard of random discs with two tissues, so many slices in all."""
+    """Write a shard of random discs with two tissues, so many slices in all.
+
+    What it says of its ``physics`` need not be true; None for nothing, as shards once did.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     radius = np.hypot(y, x)[None] * rng.uniform(1, 1.3, (slices, 1, 1))
@@ -158,7 +176,8 @@ def make_shard(
         "slice_index": np.tile(np.arange(10, 10 + slices // rotations, dtype=np.int16), rotations),
         "scale": np.ones(slices, dtype=np.float32),
     }
-    hdf5.write(path, SHARD, arrays, hdf5.provenance({"seed": seed}, subject=subject))
+    facts = {} if physics is None else {"pixels": size, **physics}
+    hdf5.write(path, SHARD, arrays, hdf5.provenance({"seed": seed}, subject=subject, **facts))
     return path
 
 

@@ -20,7 +20,13 @@ FACTS = {
     "slice_mm": 3.0,
     "orientation": "LPS",
 }
-OTHERS = {"projector": "sparse", "psf_fwhm_mm": 4.5, "oversampling": 1}
+SIMULATED = {
+    "geometry": '{"geometry": "parallel"}',
+    "attenuation": True,
+    "psf_fwhm_mm": 4.5,
+    "background_fraction": 0.25,
+}
+OTHERS = {"projector": "sparse", "oversampling": 1, **SIMULATED}
 
 
 def write(folder, name, *, oversampling=1, arrays=(), **facts):
@@ -110,7 +116,8 @@ def test_datasets_and_attributes_describe_the_shard(inputs, output):
     assert {name: attributes[name] for name in SUBJECT_FACTS} == FACTS
     assert attributes["split"] == "train"
     assert attributes["projector"] == attributes["osem_projector"] == "sparse"
-    assert attributes["psf_fwhm_mm"] == 4.5
+    assert {name: attributes[name] for name in SIMULATED} == SIMULATED
+    assert attributes["pixels"] == SIZE
     config = json.loads(attributes["config"])
     assert config == {f"{name}_config": json.dumps({name: "settings"}) for name in KINDS}
     with hdf5.opened(output, SHARD) as file:
@@ -118,6 +125,16 @@ def test_datasets_and_attributes_describe_the_shard(inputs, output):
             assert tuple(axis.label for axis in file[name].dims) == declared.axes
             assert file[name].attrs["units"] == declared.units
             assert file[name].attrs["description"] == declared.description
+
+
+def test_counts_are_those_of_the_prompts(inputs, output):
+    _, attributes = build(inputs, output)
+    counted, _ = hdf5.read(inputs["sinogram"], SINOGRAM)
+    images, _ = hdf5.read(inputs["fbp"], FBP)
+    prompts = counted["prompts"].sum()
+    trues = prompts - counted["background"].sum()
+    assert attributes["counts_per_slice"] == prompts / SLICE
+    assert attributes["counts_per_activity"] == pytest.approx(trues / images["fbp"].sum())
 
 
 def test_identical_inputs_give_identical_bytes(inputs, output):

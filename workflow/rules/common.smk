@@ -53,11 +53,16 @@ RESULTS = f"results/{config['name']}"
 LOGS = f"logs/{config['name']}"
 
 
+def any_of(names):
+    """Pattern of some names, of which there may be none."""
+    return "|".join(names) or "none"
+
+
 wildcard_constraints:
     subject=r"subject\d+",
-    model="|".join(MODELS),
-    sweep="|".join(SWEEPS),
-    scan="|".join(SCANS) or "none",
+    model=any_of(MODELS),
+    sweep=any_of(SWEEPS),
+    scan=any_of(SCANS),
 
 
 def of_split(*splits):
@@ -84,6 +89,11 @@ def scan_images(wildcards):
     """Images of a scan."""
     kinds = SCANS[wildcards.scan].get("images", ["osem", "fbp"])
     return expand(f"{RESULTS}/scans/{wildcards.scan}/{{kind}}.h5", kind=kinds)
+
+
+def several_samples(model):
+    """Whether a model gives several samples of a slice, and so their deviation."""
+    return "timesteps" in MODELS[model].settings and config["sampling"]["samples"] > 1
 
 
 def simulation_grid():

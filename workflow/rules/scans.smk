@@ -61,6 +61,46 @@ rule scan_fbp:
         "../scripts/scan_fbp.py"
 
 
+rule scan_reconstruct:
+    input:
+        weights=weights_of("{model}"),
+        features=features_of,
+        scan=f"{DATA}/scans/{{scan}}.h5",
+        fbp=f"{RESULTS}/scans/{{scan}}/fbp.h5",
+    output:
+        image=f"{RESULTS}/scans/{{scan}}/{{model}}.h5",
+        nifti=f"{RESULTS}/scans/{{scan}}/{{model}}.nii",
+    log:
+        f"{LOGS}/scan_reconstruct/{{scan}}_{{model}}.log",
+    wildcard_constraints:
+        model=any_of(name for name in MODELS if not several_samples(name)),
+    conda:
+        "../envs/legopet.yaml"
+    threads: job_threads()
+    resources:
+        gpu=gpus(1),
+        mem_mb=lambda wildcards: model_memory.scan_reconstruct(
+            config, MODELS[wildcards.model]
+        ),
+    params:
+        settings=lambda wildcards: deciding(
+            MODELS[wildcards.model], config, "network", "sampling"
+        ),
+        precision=config["training"]["precision"],
+        code=lambda wildcards: code_of("scan_reconstruct.py", wildcards.model),
+    script:
+        "../scripts/scan_reconstruct.py"
+
+
+use rule scan_reconstruct as scan_samples with:
+    output:
+        image=f"{RESULTS}/scans/{{scan}}/{{model}}.h5",
+        nifti=f"{RESULTS}/scans/{{scan}}/{{model}}.nii",
+        std=f"{RESULTS}/scans/{{scan}}/{{model}}.std.nii",
+    wildcard_constraints:
+        model=any_of(name for name in MODELS if several_samples(name)),
+
+
 rule scan_report:
     input:
         scan=f"{DATA}/scans/{{scan}}.h5",

@@ -1,0 +1,286 @@
+"""What data were measured with, as far as a network that was trained on them depends on it.
+
+Shards say it of the simulation, scans of the scanner, weights of the shards that they were trained
+on. A network gives images of nothing else: `check` refuses it.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import SHARD
+from pipeline.tomography.geometry import GEOMETRIES, Geometry
+
+log = logging.getLogger(__name__)
+
+ROUNDING = 1e-3
+"""Part of a number that is rounding: planes 2.0312 mm and 2.03125 mm apart are the same ones."""
+
+COUNTS_FACTOR = 2.0
+"""Counts of a slice may differ by this factor from those of training without a word."""
+
+BACKGROUND_OFF = 0.1
+"""So may the part of a measured scan's prompts that is background, by this difference."""
+
+
+@dataclass(frozen=True)
+class Physics:
+    """What data were measured with. Of measured scans the simulation's settings are None.
+
+    Attributes
+    ----------
+    geometry : mapping
+        The scanner, as the configuration's section ``scanner`` has it.
+    pixels : int
+        Pixels on a side of the images.
+    pixel_mm, slice_mm : float
+        Side of a pixel, and distance of the slices.
+    attenuation : bool or None
+        Whether it was simulated.
+    psf_fwhm_mm : float or None
+        Resolution that was simulated.
+    background_fraction : float
+        Part of the prompts that is background.
+    counts_per_slice : float
+        Mean prompts.
+    counts_per_activity : float
+        See `counts_of`.
+    patient_position : str
+        As `pipeline.tomography.geometry.Placed` has it; all that is simulated lies HFS.
+    """
+
+    geometry: Mapping[str, Any]
+    pixels: int
+    pixel_mm: float
+    slice_mm: float
+    attenuation: bool | None
+    psf_fwhm_mm: float | None
+    background_fraction: float
+    counts_per_slice: float
+    counts_per_activity: float
+    patient_position: str = "HFS"
+
+    @property
+    def measured(self) -> bool:
+        """Whether these are facts of a measured scan."""
+        return self.attenuation is None
+
+    def wrong(self) -> str | None:
+        """Name a value that no training data have, if there is one."""
+        kind = self.geometry.get("geometry") if isinstance(self.geometry, Mapping) else None
+        if kind not in [*GEOMETRIES]:
+            return f"the geometry {self.geometry!r}"
+        if not isinstance(self.attenuation, bool):
+            return f"the attenuation {self.attenuation!r}"
+        for name, least in NUMBERS.items():
+            value = getattr(self, name)
+            known = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (known and least <= value < math.inf):
+                return f"the {name} {value!r}"
+        return None
+
+
+TINY = float(np.finfo(np.float32).tiny)
+
+NUMBERS = {
+    **dict.fromkeys(("pixels", "pixel_mm", "slice_mm"), TINY),
+    **dict.fromkeys(("counts_per_slice", "counts_per_activity"), TINY),
+    **dict.fromkeys(("psf_fwhm_mm", "background_fraction"), 0.0),
+}
+"""Fields of `Physics` that are numbers, with the least that they can be."""
+
+COUNTS = ("counts_per_slice", "counts_per_activity")
+"""Fields of `Physics` that differ from subject to subject."""
+
+DECIDING = tuple(name for name in Physics.__dataclass_fields__ if name not in COUNTS)
+"""The others, in which all data of a network must agree."""
+
+
+# --- of files ------------------------------------------------------------------------------------
+
+
+def geometry_text(geometry: Geometry) -> str:
+    """Give a geometry as JSON, as the configuration's section ``scanner`` has it."""
+    (kind,) = (name for name, known in GEOMETRIES.items() if isinstance(geometry, known))
+    return json.dumps({"geometry": kind, **asdict(geometry)}, sort_keys=True)
+
+
+def counts_of(file: h5py.File, fbp: h5py.Dataset) -> dict[str, float]:
+    """Find how many counts a slice has, and how many of its trues stand for an FBP image's unit.
+
+    This is the one place where the unit of a measured image meets the activity of training: the
+    former is counts/mm, or Bq/ml, over factors of any level, and has no known ratio to the latter.
+    But FBP preserves sums, so that trues over the sum of all pixels of FBP images tell how many
+    counts a unit of the image stands for, whatever the unit, efficiencies, number of sinograms
+    that were summed, and, on the average of a head, attenuation. With q this ratio,
+    ``image * q(scan) / q(training)`` is what a network may take for activity, and what it gives is
+    divided by the same number.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Of kind `pipeline.storage.kinds.SINOGRAM` or `pipeline.storage.kinds.SCAN`.
+    fbp : h5py.Dataset
+        FBP images (slice, y, x) of its prompts.
+
+    Returns
+    -------
+    dict
+        ``counts_per_slice``: mean prompts; ``counts_per_activity``: q, 0 of images without a sum.
+    """
+    prompts = trues = pixels = 0.0
+    for row in range(len(fbp)):
+        counted = float(hdf5.finite(file["prompts"], row).sum(dtype=np.float64))
+        prompts += counted
+        trues += counted - float(hdf5.finite(file["background"], row).sum(dtype=np.float64))
+        pixels += float(hdf5.finite(fbp, row).sum(dtype=np.float64))
+    ratio = trues / pixels if pixels else 0.0
+    return {"counts_per_slice": prompts / len(fbp), "counts_per_activity": ratio}
+
+
+def of_shard(path: Path) -> Physics | None:
+    """Read the physics of a shard; None of one that was made before shards said it.
+
+    Raises
+    ------
+    InputError
+        If the shard cannot be read, or says what cannot be.
+    """
+    with hdf5.opened(path, SHARD) as file:
+        held = {name: value for name, value in file.attrs.items() if name in DECIDING + COUNTS}
+    if "geometry" not in held:
+        return None
+    remedy = f"delete it and run rule 'shard' again: snakemake --cores all -- {path}"
+    try:
+        # NumPy's numbers become Python's, which JSON and YAML know.
+        plain = {name: np.asarray(value).item() for name, value in held.items()}
+        found = Physics(**plain | {"geometry": json.loads(plain["geometry"])})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(path, f"does not say its physics ({error})", remedy) from error
+    if wrong := found.wrong():
+        raise InputError(path, f"has physics that no simulation has: {wrong}", remedy)
+    return found
+
+
+def of_training(train: Sequence[Path], validation: Sequence[Path]) -> Physics | None:
+    """Give the physics in which all shards of a training agree, with the training ones' counts.
+
+    Returns
+    -------
+    Physics or None
+        None if all of them were made before shards said it.
+
+    Raises
+    ------
+    InputError
+        If two of them do not agree.
+    """
+    found = {path: of_shard(path) for path in (*train, *validation)}
+    first = found[train[0]]
+    for path, other in found.items():
+        if (first is None) != (other is None):
+            silent, saying = (train[0], path) if first is None else (path, train[0])
+            problem = f"does not say its physics, and {saying} does"
+            raise InputError(silent, problem, "make it again: delete it, and call snakemake")
+        if first and other and (changed := list(differences(first, other))):
+            raise InputError(
+                path,
+                f"differs from {train[0]} ({'; '.join(changed)})",
+                "make all shards of a training with one configuration",
+            )
+    if first is None:
+        log.warning("the shards do not say their physics, and so the weights will not")
+        return None
+    known = [physics for path in train if (physics := found[path])]
+    means = {name: sum(getattr(one, name) for one in known) / len(known) for name in COUNTS}
+    return replace(first, **means)
+
+
+# --- what agrees ---------------------------------------------------------------------------------
+
+
+def check(trained: Physics | None, weights: Path, data: Physics | None, where: Path) -> list[str]:
+    """Refuse data of other physics than a network was trained for.
+
+    Parameters
+    ----------
+    trained, data : Physics or None
+        Of the weights, and of what they are to reconstruct; None of files that do not say it.
+    weights, where : Path
+        The files.
+
+    Returns
+    -------
+    list of str
+        What is doubtful, which is logged too.
+
+    Raises
+    ------
+    InputError
+        Naming all that differs.
+    """
+    if trained is None or data is None:
+        silent = weights if trained is None else where
+        log.warning("%s does not say its physics; not checked: %s", silent, ", ".join(DECIDING))
+        return []
+    if changed := list(differences(trained, data)):
+        raise InputError(
+            where,
+            f"is not what {weights} was trained for ({'; '.join(changed)})",
+            "give data of that kind, or train a network for these: slices, scanner and simulation "
+            "of the configuration decide it",
+        )
+    doubtful = list(doubts(trained, data))
+    for doubt in doubtful:
+        log.warning("%s: %s", where, doubt)
+    return doubtful
+
+
+def differences(one: Physics, other: Physics) -> Iterator[str]:
+    """List in what two physics differ, but for counts, as "key: value -> other value"."""
+    measured = one.measured or other.measured
+    for name in DECIDING:
+        old, new = getattr(one, name), getattr(other, name)
+        if measured and name in ("attenuation", "psf_fwhm_mm", "background_fraction"):
+            continue  # settings of a simulation
+        if name == "geometry" and old["geometry"] == new["geometry"]:
+            for key in sorted({*old, *new}):
+                yield from _difference(f"{name}.{key}", old.get(key), new.get(key))
+        else:
+            yield from _difference(name, old, new)
+
+
+def _difference(name: str, old: Any, new: Any) -> Iterator[str]:
+    rounded = isinstance(old, float) or isinstance(new, float)
+    if rounded and None not in (old, new):
+        same = math.isclose(old, new, rel_tol=ROUNDING)
+    else:
+        same = old == new
+    if not same:
+        yield f"{name}: {old} -> {new}"
+
+
+def doubts(trained: Physics, data: Physics) -> Iterator[str]:
+    """List what makes images of a network less sure, in words."""
+    ratio = data.counts_per_slice / trained.counts_per_slice
+    if not 1 / COUNTS_FACTOR <= ratio <= COUNTS_FACTOR:
+        yield (
+            f"{data.counts_per_slice:.3g} counts per slice, {ratio:.2g} times the "
+            f"{trained.counts_per_slice:.3g} of training"
+        )
+    if not data.measured:
+        return
+    if not trained.attenuation:
+        yield "the network was trained without attenuation, which patients have"
+    fractions = data.background_fraction, trained.background_fraction
+    if abs(fractions[0] - fractions[1]) > BACKGROUND_OFF:
+        yield "background is {:.0%} of the prompts, {:.0%} in training".format(*fractions)
