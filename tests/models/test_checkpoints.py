@@ -3,7 +3,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from helpers.small_models import NETWORK
 from helpers.small_weights import CONFIG, saved
@@ -11,6 +11,7 @@ from models import checkpoints
 from models.dataset import Scales
 from models.registry import build
 from pipeline.storage.errors import InputError
+from pipeline.tomography.physics import Physics
 
 
 def test_weights_survive_the_round_trip(tmp_path):
@@ -70,6 +71,58 @@ def test_weights_without_a_checksum(tmp_path):
     tensors = {name: t.contiguous() for name, t in method.network.state_dict().items()}
     save_file(tensors, path, metadata=described)
     with pytest.raises(InputError, match="sha256"):
+        checkpoints.load(path, NETWORK)
+
+
+PHYSICS = Physics({"geometry": "ring"}, 16, 2.0, 3.0, False, 0.0, 0.25, 1e6, 4.0)
+
+
+def test_what_they_were_trained_for_travels_with_them(tmp_path):
+    path = tmp_path / "w.safetensors"
+    method, metadata = saved(path)
+    before = load_file(path)
+    checkpoints.save(path, method.network, None, replace(metadata, physics=PHYSICS))
+    assert checkpoints.read_metadata(path).physics == PHYSICS
+    after = load_file(path)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def write_described(path, method, described):
+    tensors = {name: t.contiguous() for name, t in method.network.state_dict().items()}
+    checkpoints._write(path, described, tensors)
+
+
+def test_weights_of_an_earlier_version(tmp_path):
+    path = tmp_path / "w.safetensors"
+    method, metadata = saved(path)
+    described = asdict(metadata)
+    del described["physics"]
+    write_described(path, method, described)
+    _, found = checkpoints.load(path, NETWORK)
+    assert found == metadata
+    assert found.physics is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"geometry": {"geometry": ["ring"]}},
+        {"geometry": "ring"},
+        {"pixels": True},
+        {"pixel_mm": 0.0},
+        {"slice_mm": float("inf")},
+        {"attenuation": None},
+        {"counts_per_activity": "4"},
+        {"colour": "red"},
+    ],
+    ids=str,
+)
+def test_facts_that_no_training_writes(tmp_path, changes):
+    path = tmp_path / "w.safetensors"
+    method, metadata = saved(path)
+    write_described(path, method, {**asdict(metadata), "physics": asdict(PHYSICS) | changes})
+    with pytest.raises(InputError, match="metadata"):
         checkpoints.load(path, NETWORK)
 
 
