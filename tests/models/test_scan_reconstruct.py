@@ -196,7 +196,7 @@ def test_weights_say_what_they_were_trained_for(study):
 
 def test_another_scanners_scan_is_refused(scanned, tmp_path):
     other = geometry_text(replace(RING, radius_mm=210.0, gaps=[2]))
-    with pytest.raises(InputError, match="is not what .* was trained for") as refused:
+    with pytest.raises(InputError, match=r"is not what .* was trained for") as refused:
         scanned(geometry=other, slice_mm=2.0)
     said = "(geometry.gaps: [3] -> [2]; geometry.radius_mm: 200.0 -> 210.0; slice_mm: 3.0 -> 2.0)"
     assert refused.value.problem.endswith(said)

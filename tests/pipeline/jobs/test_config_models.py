@@ -113,6 +113,10 @@ CONTRADICTIONS = {
         {"evaluation__models": ["PnPNet", "LegoPET-p03"]},
         ("evaluation.models", "names 'LegoPET-p03', which is no model", "LegoPET-p05, or add it"),
     ),
+    "image of a scan": (
+        {"scans": {"head": {"sinogram": "p.npy", "images": ["osem", "PnPNet", "PnPNt"]}}},
+        ("scans.head.images", "names 'PnPNt', which is no model", "from osem, fbp, PnPNet, cDPM"),
+    ),
     "uncertainty of what does not sample": (
         {"evaluation__uncertainty": "PnPNet", "sampling__samples": 2},
         ("evaluation.uncertainty", "names 'PnPNet', which is no model", "choose from cDPM"),
