@@ -73,8 +73,8 @@ def reconstruct(config: Config, model: Model) -> int:
 
 def scan_reconstruct(config: Config, model: Model) -> int:
     """All slices of a measured scan, a batch at a time."""
-    pixels, held = config["network"]["size"] ** 2, 0.0
-    held += _prediction(config, model, config["sampling"], config["sampling"]["batch_size"])
+    pixels, sampling = config["network"]["size"] ** 2, config["sampling"]
+    held = _prediction(config, model, sampling, sampling["batch_size"])
     # FBP images, mean and deviation, their check, and the NIfTI file as it is written, 4 each.
     return asked(_libraries(config), held + 20 * SCAN_PLANES * pixels)
 

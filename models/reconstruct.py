@@ -17,8 +17,8 @@ from models.methods.base import check_finite
 from models.settings import FinalSampling, Settings
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import RECONSTRUCTION
-from pipeline.tomography import physics
-from pipeline.tomography.physics import Physics
+from pipeline.tomography import agreement
+from pipeline.tomography.physics import Physics, of_shard
 
 
 class Reconstructor:
@@ -38,7 +38,8 @@ class Reconstructor:
     Attributes
     ----------
     doubts : list of str
-        What is doubtful about the data that it was given, see `pipeline.tomography.physics.check`.
+        What is doubtful about the data that it was given, see
+        `pipeline.tomography.agreement.check`.
 
     Raises
     ------
@@ -69,14 +70,14 @@ class Reconstructor:
             If they are damaged, do not fit, or have other physics than those of the training.
         """
         for path in shard_paths:
-            self.check(physics.of_shard(path), path)
+            self.check(of_shard(path), path)
         size = self.settings.network.size
         conditioning = self.metadata.settings["conditioning"]
         return ShardSlices(shard_paths, size, self.metadata.scales, conditioning)
 
     def check(self, data: Physics | None, where: Path) -> None:
         """Refuse data of other physics than the training's; what is doubtful goes to `doubts`."""
-        self.doubts += physics.check(self.metadata.physics, self.weights, data, where)
+        self.doubts += agreement.check(self.metadata.physics, self.weights, data, where)
 
     def samples(
         self, slices: ShardSlices, indices: Sequence[int], sampling: FinalSampling

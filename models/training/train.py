@@ -35,7 +35,7 @@ from models.training.run_folder import RunFolder
 from models.training.validation import Validation
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import make_folder
-from pipeline.tomography import physics
+from pipeline.tomography.agreement import of_training
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Run:
             step=0,
             epoch=0,
             features_sha256=None,
-            physics=physics.of_training(train_shards, validation_shards),
+            physics=of_training(train_shards, validation_shards),
         )
         digest = checkpoints.attach_features(self.method, self.metadata, features)
         self.metadata = replace(self.metadata, features_sha256=digest)

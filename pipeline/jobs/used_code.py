@@ -28,6 +28,7 @@ WITHOUT_EFFECT = frozenset(
         "pipeline.storage.versions",  # says with what it was made
         "pipeline.jobs.job",  # logs
         "pipeline.jobs.launch",  # decides who computes, not what
+        "pipeline.tomography.agreement",  # refuses, or doubts
         "models.channels",  # those of a model are among its rules' parameters
         "models.checkpoints",  # gives back what was written, or refuses
         "models.loader",  # reads ahead what was asked for, in the order that was asked for

@@ -3,9 +3,10 @@
 import json
 import random
 
+import h5py
 import pytest
 
-from helpers.small_models import job, settings
+from helpers.small_models import PHYSICS, job, settings
 from helpers.trainings import Killed, die_at_call, kept, kill, rows, run, split, working
 from models import checkpoints
 from models.evaluation.sweep import sweep
@@ -129,6 +130,24 @@ def other_seed(path):
 
     subject = {"t4": "subject04", "v": "subject20"}[path.stem]
     return make_shard(path, subject=subject, slices=3, seed=77)
+
+
+def test_shards_that_say_more_are_no_other_run(tmp_path, data, monkeypatch):
+    """A run goes on when its shards are made again that did not say their physics."""
+    alone = run(tmp_path, data, "alone", config=of_a_run())
+    assert checkpoints.read_metadata(alone).physics.slice_mm == PHYSICS["slice_mm"]
+    said = {path: path.read_bytes() for paths in data for path in paths}
+    for path in said:
+        with h5py.File(path, "r+") as file:
+            for name in (*PHYSICS, "pixels"):
+                del file.attrs[name]
+    killed_at(monkeypatch, 5, tmp_path, data, "x", config=of_a_run())
+    state = working(tmp_path / "x")
+    for path, content in said.items():
+        path.write_bytes(content)
+    output = run(tmp_path, data, "x", config=of_a_run())
+    assert working(tmp_path / "x") == state
+    assert output.read_bytes() == alone.read_bytes()
 
 
 def test_only_the_published_run_and_unfinished_ones_stay(tmp_path, data, monkeypatch):

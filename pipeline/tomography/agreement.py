@@ -1,0 +1,133 @@
+"""Data that are not what a network was trained for are refused; what is doubtful is said."""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.storage.errors import InputError
+from pipeline.tomography.physics import COUNTS, DECIDING, Physics, of_shard
+
+log = logging.getLogger(__name__)
+
+ROUNDING = 1e-3
+"""Part of a number that is rounding: planes 2.0312 mm and 2.03125 mm apart are the same ones."""
+
+COUNTS_FACTOR = 2.0
+"""Counts of a slice may differ by this factor from those of training without a word."""
+
+BACKGROUND_OFF = 0.1
+"""So may the part of a measured scan's prompts that is background, by this difference."""
+
+
+def of_training(train: Sequence[Path], validation: Sequence[Path]) -> Physics | None:
+    """Give the physics in which all shards of a training agree, with the training ones' counts.
+
+    Returns
+    -------
+    Physics or None
+        None if all of them were made before shards said it.
+
+    Raises
+    ------
+    InputError
+        If two of them do not agree.
+    """
+    found = {path: of_shard(path) for path in (*train, *validation)}
+    first = found[train[0]]
+    for path, other in found.items():
+        if (first is None) != (other is None):
+            silent, saying = (train[0], path) if first is None else (path, train[0])
+            problem = f"does not say its physics, and {saying} does"
+            raise InputError(silent, problem, "make it again: delete it, and call snakemake")
+        if first and other and (changed := list(differences(first, other))):
+            raise InputError(
+                path,
+                f"differs from {train[0]} ({'; '.join(changed)})",
+                "make all shards of a training with one configuration",
+            )
+    if first is None:
+        log.warning("the shards do not say their physics, and so the weights will not")
+        return None
+    known = [physics for path in train if (physics := found[path])]
+    means = {name: sum(getattr(one, name) for one in known) / len(known) for name in COUNTS}
+    return replace(first, **means)
+
+
+def check(trained: Physics | None, weights: Path, data: Physics | None, where: Path) -> list[str]:
+    """Refuse data of other physics than a network was trained for.
+
+    Parameters
+    ----------
+    trained, data : Physics or None
+        Of the weights, and of what they are to reconstruct; None of files that do not say it.
+    weights, where : Path
+        The files.
+
+    Returns
+    -------
+    list of str
+        What is doubtful, which is logged too.
+
+    Raises
+    ------
+    InputError
+        Naming all that differs.
+    """
+    if trained is None or data is None:
+        silent = weights if trained is None else where
+        log.warning("%s does not say its physics; not checked: %s", silent, ", ".join(DECIDING))
+        return []
+    if changed := list(differences(trained, data)):
+        raise InputError(
+            where,
+            f"is not what {weights} was trained for ({'; '.join(changed)})",
+            "give data of that kind, or train a network for these: slices, scanner and simulation "
+            "of the configuration decide it",
+        )
+    doubtful = list(doubts(trained, data))
+    for doubt in doubtful:
+        log.warning("%s: %s", where, doubt)
+    return doubtful
+
+
+def differences(one: Physics, other: Physics) -> Iterator[str]:
+    """List in what two physics differ, but for counts, as "key: value -> other value"."""
+    measured = one.measured or other.measured
+    for name in DECIDING:
+        old, new = getattr(one, name), getattr(other, name)
+        if measured and name in ("attenuation", "psf_fwhm_mm", "background_fraction"):
+            continue  # settings of a simulation
+        if name == "geometry" and old["geometry"] == new["geometry"]:
+            for key in sorted({*old, *new}):
+                yield from _difference(f"{name}.{key}", old.get(key), new.get(key))
+        else:
+            yield from _difference(name, old, new)
+
+
+def _difference(name: str, old: Any, new: Any) -> Iterator[str]:
+    same = old == new
+    if isinstance(old, int | float) and isinstance(new, int | float):
+        rounded = isinstance(old, float) or isinstance(new, float)
+        same = math.isclose(old, new, rel_tol=ROUNDING) if rounded else same
+    if not same:
+        yield f"{name}: {old} -> {new}"
+
+
+def doubts(trained: Physics, data: Physics) -> Iterator[str]:
+    """List what makes images of a network less sure, in words."""
+    ratio = data.counts_per_slice / trained.counts_per_slice
+    if not 1 / COUNTS_FACTOR <= ratio <= COUNTS_FACTOR:
+        yield (
+            f"{data.counts_per_slice:.3g} counts per slice, {ratio:.2g} times the "
+            f"{trained.counts_per_slice:.3g} of training"
+        )
+    if not data.measured:
+        return
+    if not trained.attenuation:
+        yield "the network was trained without attenuation, which patients have"
+    fractions = data.background_fraction, trained.background_fraction
+    if abs(fractions[0] - fractions[1]) > BACKGROUND_OFF:
+        yield "background is {:.0%} of the prompts, {:.0%} in training".format(*fractions)
