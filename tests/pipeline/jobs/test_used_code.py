@@ -185,7 +185,7 @@ BODIES = {
 }
 """Text of every rule."""
 
-OF_MODELS = {"train", "reconstruct", "sweep"}
+OF_MODELS = {"train", "reconstruct", "sweep", "scan_reconstruct"}
 """Rules whose code is of one model's method."""
 
 
