@@ -83,7 +83,8 @@ def _views(axes: Any, name: str, file: h5py.File) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
     if doubts := file.attrs.get("doubts"):
-        axes[0].set_xlabel(textwrap.fill(doubts, 48), fontsize=9, color="firebrick")
+        lines = [textwrap.fill(doubt, 48) for doubt in doubts.splitlines()]
+        axes[0].set_xlabel("\n".join(lines), fontsize=9, color="firebrick")
     axes[-1].figure.colorbar(drawn, ax=axes[-1], label=unit, shrink=0.8)
 
 

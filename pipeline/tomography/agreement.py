@@ -121,8 +121,8 @@ def doubts(trained: Physics, data: Physics) -> Iterator[str]:
     ratio = data.counts_per_slice / trained.counts_per_slice
     if not 1 / COUNTS_FACTOR <= ratio <= COUNTS_FACTOR:
         yield (
-            f"{data.counts_per_slice:.3g} counts per slice, {ratio:.2g} times the "
-            f"{trained.counts_per_slice:.3g} of training"
+            f"{data.counts_per_slice:,.0f} counts per slice, {ratio:.2g} times the "
+            f"{trained.counts_per_slice:,.0f} of training"
         )
     if not data.measured:
         return

@@ -244,7 +244,7 @@ def test_other_counts_are_doubted_in_log_file_and_report(study, scanned, tmp_pat
         files = scanned(weights=weights)
     with hdf5.opened(files["image.h5"], SCAN_IMAGE) as file:
         doubts = file.attrs["doubts"]
-    assert doubts.endswith("counts per slice, 0.1 times the 1e+06 of training")
+    assert doubts.endswith("counts per slice, 0.1 times the 1,000,000 of training")
     assert doubts in caplog.text
     pictures = []
     for doubted in (True, False):
@@ -262,4 +262,4 @@ def test_so_are_those_of_a_shard(study, tmp_path):
     own, path = job(study["config"], "PnPNet"), study["folder"] / "shard.h5"
     reconstruct(weights, path, tmp_path / "r.h5", own, None, threads=1)
     with hdf5.opened(tmp_path / "r.h5", RECONSTRUCTION) as file:
-        assert "10 times the 1e+04 of training" in file.attrs["doubts"]
+        assert "10 times the 10,000 of training" in file.attrs["doubts"]

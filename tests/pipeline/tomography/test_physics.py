@@ -173,7 +173,7 @@ def test_counts_that_are_more_than_twice_off(caplog, data, counts, doubted):
     with caplog.at_level(logging.WARNING):
         found = check(TRAINED, WEIGHTS, replace(data, counts_per_slice=counts), DATA)
     assert len(found) == len(caplog.records) == doubted
-    assert all("counts per slice" in doubt and "1e+06 of training" in doubt for doubt in found)
+    assert all("counts per slice" in doubt and "1,000,000 of training" in doubt for doubt in found)
 
 
 def test_a_scan_differs_from_a_simulation():
