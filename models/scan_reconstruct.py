@@ -51,7 +51,8 @@ def scan_reconstruct(
     Raises
     ------
     InputError
-        If the model was trained for other measurements, or the scan holds no prompts.
+        If the model was trained for other measurements, the scan holds no prompts, or the FBP image
+        is of another scan.
     """
     model = Reconstructor(weights, features, settings, threads)
     trained = model.metadata.physics
@@ -60,6 +61,7 @@ def scan_reconstruct(
         raise InputError(weights, problem, "train it again: delete it, and call snakemake")
     with hdf5.opened(scan, SCAN) as file, hdf5.opened(fbp, SCAN_IMAGE) as images:
         _check_prompts(file)
+        _check_same_scan(file, images)
         found = physics_of(file, images)
         model.check(found, scan)
         if found.counts_per_activity <= 0:
@@ -164,3 +166,10 @@ def _check_prompts(scan: h5py.File) -> None:
             "give the prompts as measured, and corrections as factors, randoms and scatter; or FBP "
             "alone, with images: [fbp] in the scan's section",
         )
+
+
+def _check_same_scan(scan: h5py.File, fbp: h5py.File) -> None:
+    places = (hdf5.finite(file["position_mm"]) for file in (scan, fbp))
+    if scan.attrs["scan"] != fbp.attrs["scan"] or not np.array_equal(*places):
+        problem = f"is not the image of {scan.filename}"
+        raise InputError(fbp.filename, problem, "delete it and run rule 'scan_fbp' again")

@@ -11,6 +11,7 @@ import pytest
 from helpers.small_models import job, settings
 from helpers.trainings import run
 from models import checkpoints
+from models.channels import CHANNELS, Channel
 from models.reconstruct import reconstruct
 from models.scan_reconstruct import scan_reconstruct
 from models.settings import Network
@@ -211,6 +212,29 @@ def test_who_lies_otherwise_is_refused(scanned):
 def test_data_that_were_corrected_are_refused(scanned):
     with pytest.raises(InputError, match="trained on prompts"):
         scanned(likelihood=False)
+
+
+def test_the_image_of_another_scan_is_refused(study, scanned, tmp_path):
+    files = scanned()
+    own = job(study["config"], "PnPNet")
+    for name, changes in (("scan", {"scan": "subject05"}), ("place", {})):
+        other = write_scan(study["sinogram"], tmp_path / f"{name}.h5", **changes)
+        if name == "place":
+            with h5py.File(other, "r+") as file:
+                file["position_mm"][:] += 1
+        paths = other, files["fbp.h5"], tmp_path / "other.h5"
+        with pytest.raises(InputError, match=rf"fbp\.h5: is not the image of .*{name}\.h5"):
+            scan_reconstruct(study["weights"]["PnPNet"], *paths, {}, own, None, threads=1)
+
+
+def test_what_scans_do_not_have_is_named(study, scanned, tmp_path, monkeypatch):
+    monkeypatch.setitem(CHANNELS, "osem", Channel("osem", "activity"))
+    own = {**study["config"]["methods"]["PnPNet"], "conditioning": ["sinogram", "osem"]}
+    config = {**study["config"], "methods": {**study["config"]["methods"], "PnPNet": own}}
+    data = [study["folder"] / "shard.h5"], []
+    weights = run(tmp_path, data, "osem", config=config)
+    with pytest.raises(InputError, match="was trained with osem, which is not made of scans"):
+        scanned(weights=weights, config=config)
 
 
 def test_weights_without_facts_know_no_unit(study, scanned, tmp_path):
