@@ -169,7 +169,7 @@ def _check_prompts(scan: h5py.File) -> None:
 
 
 def _check_same_scan(scan: h5py.File, fbp: h5py.File) -> None:
-    places = (hdf5.finite(file["position_mm"]) for file in (scan, fbp))
-    if scan.attrs["scan"] != fbp.attrs["scan"] or not np.array_equal(*places):
+    place, other = (hdf5.finite(file["position_mm"]) for file in (scan, fbp))
+    if scan.attrs["scan"] != fbp.attrs["scan"] or not np.array_equal(place, other):
         problem = f"is not the image of {scan.filename}"
         raise InputError(fbp.filename, problem, "delete it and run rule 'scan_fbp' again")
