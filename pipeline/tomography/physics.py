@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SHARD
-from pipeline.tomography.geometry import GEOMETRIES, Geometry
+from pipeline.tomography.scanners import GEOMETRIES, Geometry
 
 
 @dataclass(frozen=True)

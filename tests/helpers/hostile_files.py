@@ -222,11 +222,8 @@ def write_kind(path, kind, subject="subject04"):
         name: np.zeros([lengths[axis] for axis in dataset.axes], dataset.dtype)
         for name, dataset in kind.datasets.items()
     }
-    facts = {
-        **dict.fromkeys(SUBJECT_FACTS + SIMULATION_FACTS, "x"),
-        "subject": subject,
-        "oversampling": 1,
-    }
+    facts = dict.fromkeys(SUBJECT_FACTS + SIMULATION_FACTS, "x")
+    facts |= {"subject": subject, "oversampling": 1}
     hdf5.write(path, kind, arrays, hdf5.provenance({}, **facts))
 
 

@@ -25,8 +25,9 @@ from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SCAN, SCAN_IMAGE, SINOGRAM
 from pipeline.tomography.forward_model import Simulation
-from pipeline.tomography.geometry import Grid, Ring
+from pipeline.tomography.geometry import Grid
 from pipeline.tomography.physics import geometry_text
+from pipeline.tomography.scanners import Ring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,7 +20,7 @@ LOCALES = ["C", "ja_JP.EUC-JP", "de_DE.ISO-8859-1"]
 SOURCES = sorted(
     path
     for folder in ("pipeline", "models", "workflow/scripts", "benchmarks", "tools")
-    for path in (ROOT / folder).glob("*.py")
+    for path in (ROOT / folder).rglob("*.py")
 )
 
 
@@ -97,7 +97,7 @@ def unnamed(tree):
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         given = {keyword.arg for keyword in node.keywords}
         modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
-        modes += [k.value.value for k in node.keywords if k.arg == "mode"]
+        modes += [getattr(k.value, "value", None) for k in node.keywords if k.arg == "mode"]
         binary = any(isinstance(mode, str) and "b" in mode for mode in modes)
         text = name in ("read_text", "write_text", "FileHandler", "TextIOWrapper", "fdopen")
         text |= name in ("open", "TemporaryFile", "NamedTemporaryFile") and not binary
@@ -108,7 +108,7 @@ def unnamed(tree):
 
 def test_the_code_names_the_encoding_of_all_text():
     """Ruff's rule asks for it where it can tell the types; this one goes by the names alone."""
-    binary = ("os.open", "gzip.open", "io.open_code")
+    binary = ("os.open", "gzip.open", "io.open_code", "archive.open")
     found = {
         f"{path.relative_to(ROOT)}, {call}"
         for path in SOURCES

@@ -11,8 +11,8 @@ import pytest
 from helpers.small_models import PHYSICS, SIZE, make_shard
 from pipeline.storage.errors import InputError
 from pipeline.tomography.agreement import check, of_training
-from pipeline.tomography.geometry import ParallelBeam, Ring, scanner_from
 from pipeline.tomography.physics import DECIDING, Physics, geometry_text, of_shard
+from pipeline.tomography.scanners import ParallelBeam, Ring, scanner_from
 
 RING = Ring(16, 8, 200.0, 9.95, 32, gaps=[0], first_end_point_deg=-5.23)
 TRAINED = Physics(
