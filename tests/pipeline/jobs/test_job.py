@@ -92,6 +92,7 @@ RUN_SCRIPT = """
 import json, runpy, sys, types
 snakemake = json.loads(sys.argv[1], object_hook=lambda values: types.SimpleNamespace(**values))
 snakemake.config = vars(snakemake.config)
+snakemake.params.decided_by = vars(snakemake.params.decided_by)
 runpy.run_path(sys.argv[2], {"snakemake": snakemake})
 """
 
@@ -104,7 +105,7 @@ def test_a_rule_ends_with_exit_code_1(tmp_path):
         "output": [str(tmp_path / "labels.h5")],
         "log": [str(tmp_path / "job.log")],
         "wildcards": {"subject": "subject04"},
-        "params": {"source": "brainweb", "seed": None},
+        "params": {"source": "brainweb", "decided_by": {}},
         "config": {"brainweb_dir": str(tmp_path), "subjects": "data/subjects.tsv"},
         "threads": 1,
         "rule": "fetch",
