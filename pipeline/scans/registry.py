@@ -18,6 +18,7 @@ READERS = {
     ".mat": "pipeline.scans.arrays:read",
     ".h5": "pipeline.scans.arrays:read",
     ".hdf5": "pipeline.scans.arrays:read",
+    ".petsird": "pipeline.scans.listmode:read",
 }
 """Module and function of the reader of each suffix."""
 
