@@ -149,13 +149,14 @@ def read(path: str | Path, settings: ScanSettings) -> Projections:
         If the package is missing, the file damaged, or its scanner no cylinder of crystals.
     """
     path = Path(path)
-    if settings.data not in EVENTS:
-        raise InputError("data", f"is {settings.data!r}", f"give one of {', '.join(EVENTS)}")
+    if (settings.array or "prompts") not in EVENTS:
+        known = ", ".join(f"{path}#{name}" for name in EVENTS)
+        raise InputError(path, f"has no {settings.array!r}", f"give one of {known}")
     check_readable(path, "PETSIRD file", "correct its path")
     try:
         petsird = import_module("petsird")
     except ImportError as error:
-        remedy = "install it: pip install petsird"
+        remedy = "install it: pip install '.[petsird]'"
         raise InputError(path, f"needs the package petsird ({error})", remedy) from error
     try:
         with path.open("rb") as file, petsird.BinaryPETSIRDReader(file) as reader:
@@ -177,7 +178,7 @@ def _read(reader: Any, petsird: Any, path: Path, settings: ScanSettings) -> Proj
     def pairs() -> Iterable[np.ndarray]:
         for block in reader.read_time_blocks():
             if isinstance(block, petsird.TimeBlock.EventTimeBlock):
-                lists = getattr(block.value, EVENTS[settings.data])
+                lists = getattr(block.value, EVENTS[settings.array or "prompts"])
                 found = [event.detection_bins for event in lists[0][0]] if lists else []
                 yield np.array(found, np.int64).reshape(-1, 2) // energies
             elif isinstance(block, moves):

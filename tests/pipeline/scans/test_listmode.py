@@ -9,7 +9,7 @@ import pytest
 from pipeline.scans.listmode import bins_of, cylinder, histogrammed, read
 from pipeline.scans.projections import ScanSettings, single_slice_rebinned
 from pipeline.storage.errors import InputError
-from pipeline.tomography.geometry import Ring
+from pipeline.tomography.scanners import Ring
 
 RING = Ring(blocks=8, crystals_per_block=3, radius_mm=100, pitch_mm=20, radial_trim=0)
 RINGS, SPACING_MM = 4, 5.0
@@ -132,7 +132,7 @@ def test_a_file_is_read(tmp_path):
     assert found.acquisition.detectors_per_ring == RING.end_points
     assert found.acquisition.scanner == "Toy"
     assert single_slice_rebinned(found, 3).sum() == sum(a.sum() for a in counts.values())
-    assert read(path, ScanSettings(data="delayeds")).segments[0].data.sum() == 0
+    assert read(path, ScanSettings(array="delayeds")).segments[0].data.sum() == 0
     whole = path.read_bytes()
     for data in (whole[:-100], whole[:5000], b"", whole.replace(b"petsird", b"Petsird", 1)[:99]):
         path.write_bytes(data)
