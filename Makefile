@@ -74,7 +74,7 @@ faults: $(READY) ## the workflow killed in every rule
 
 # 19 tests of 5300 inputs each.
 fuzz: $(READY) ## 100,000 spoilt scans and images
-	FUZZ_EXAMPLES=5300 $(BIN)/python -m pytest tests/pipeline/scans/test_fuzz.py tests/pipeline/images/test_fuzz.py
+	FUZZ_EXAMPLES=5300 $(BIN)/python -m pytest tests/pipeline/scans/test_fuzz.py tests/pipeline/scans/test_listmode.py tests/pipeline/images/test_fuzz.py
 
 audit: $(READY) ## known vulnerabilities of the locked packages
 	$(BIN)/python -m tools.audit

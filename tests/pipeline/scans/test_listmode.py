@@ -1,11 +1,15 @@
 """PETSIRD list mode: events between the crystals of a ring fall into the bins of their lines."""
 
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from helpers.fuzz import fuzz
 from pipeline.scans.listmode import bins_of, cylinder, histogrammed, read
 from pipeline.scans.projections import ScanSettings, single_slice_rebinned
 from pipeline.storage.errors import InputError
@@ -145,3 +149,32 @@ def test_without_the_package_it_is_named(tmp_path, monkeypatch):
     (tmp_path / "scan.petsird").write_bytes(b"")
     with pytest.raises(InputError, match="needs the package petsird"):
         read(tmp_path / "scan.petsird", ScanSettings())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Bytes of a good file of few events."""
+    petsird = pytest.importorskip("petsird")
+    path = tmp_path_factory.mktemp("petsird") / "scan.petsird"
+    written(petsird, events()[:60], path)
+    return path.read_bytes()
+
+
+@fuzz
+@given(st.data())
+def test_spoilt_files_are_read_or_refused(tmp_path_factory, whole, data):
+    spoilt = bytearray(whole[: data.draw(st.one_of(st.none(), st.integers(0, len(whole))))])
+    for _ in range(data.draw(st.integers(0, 4)) if spoilt else 0):
+        spoilt[data.draw(st.integers(0, len(spoilt) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "spoilt.petsird"
+    path.write_bytes(spoilt)
+    tracemalloc.start()
+    refusal = ""
+    try:
+        read(path, ScanSettings(patient_position="HFS"))
+    except InputError as error:
+        refusal = str(error)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(refusal) < 2200
+    assert peak < 64 * 2**20
