@@ -1,5 +1,7 @@
 """Rule ``scans``: from a measured sinogram to its images and report, in one call."""
 
+import shutil
+
 import nibabel
 import numpy as np
 import pytest
@@ -71,10 +73,29 @@ def test_another_setting_of_one_scan_runs_that_alone(place):
     assert "rule system_matrix:" not in result.stdout
 
 
+def test_trained_networks_reconstruct_what_they_were_trained_for(finished, place, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    shutil.copytree(place / "measured", folder / "measured")
+    scan = {**GOOD["toy"], "images": ["PnPNet", "cDPM"]}
+    refused = called(folder, {"toy": {**scan, "slice_mm": 2.5}})
+    assert refused.returncode != 0
+    assert "slice_mm: 8.0 -> 2.5" in refused.stdout
+    result = called(folder, {"toy": {**scan, "slice_mm": 8.0}})
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert "rule train:" not in result.stdout
+    made = folder / "results/tiny/scans/toy"
+    found = {path.name for path in made.iterdir()} - {"fbp.h5", "fbp.nii"}
+    models = {f"{model}.{kind}" for model in ("PnPNet", "cDPM") for kind in ("h5", "nii")}
+    assert found == models | {"cDPM.std.nii", "report.png"}
+    for name in found & {"PnPNet.nii", "cDPM.nii", "cDPM.std.nii"}:
+        assert nibabel.load(made / name).shape == (32, 32, 2 * RINGS - 1)
+
+
 REFUSED = {
     "misspelt key": ({"toy": {"sinogrm": "measured/scan.hs"}}, "did you mean 'sinogram'?"),
     "no sinogram": ({"toy": {"images": ["fbp"]}}, "lacks sinogram"),
-    "unknown image": ({"toy": {**GOOD["toy"], "images": ["mlem"]}}, "one of osem, fbp"),
+    "unknown image": ({"toy": {**GOOD["toy"], "images": ["mlem"]}}, "from osem, fbp, PnPNet"),
     "missing file": ({"toy": {"sinogram": "measured/none.hs"}}, "measured/none.hs: does not exist"),
     "missing randoms": (
         {"toy": {**GOOD["toy"], "randoms": "none.npz#a"}},
