@@ -273,7 +273,8 @@ def test_more_levels_than_the_image_has_are_refused(folder, wavelet, size, level
 def test_wavelets_longer_than_the_image_are_refused():
     small = {**sized(64), "methods__PnPNet__wavelet": "db38", "methods__PnPNet__levels": 1}
     scanner = {"blocks": 8, "crystals_per_block": 8, "radius_mm": 200.0, "pitch_mm": 20.7}
-    small |= {"scanner": {**scanner, "radial_trim": 16}, "osem__subsets": 4}
+    small |= {f"scanner__{key}": value for key, value in scanner.items()}
+    small |= {"scanner__radial_trim": 16, "osem__subsets": 4}
     small["methods__DeepPET__convolutions"] = [1, 1]
     check_refused(small, "methods.PnPNet.levels", "64 x 64 has: 0", "choose a shorter wavelet")
 
