@@ -13,13 +13,14 @@ from pipeline import fbp, osem
 from pipeline.fbp import FbpSettings
 from pipeline.osem import OsemSettings
 from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic_file
 from pipeline.storage.kinds import SCAN, SCAN_IMAGE
 from pipeline.tomography.backend import device_for
 from pipeline.tomography.forward_model import ForwardModel
 from pipeline.tomography.geometry import Grid
 from pipeline.tomography.projectors import SparseProjector
-from pipeline.tomography.scanners import Geometry, Placed, scanner_from
+from pipeline.tomography.scanners import TOWARDS_PATIENT, Geometry, Placed, scanner_from
 from pipeline.tomography.system_matrix import system_matrices
 
 
@@ -69,9 +70,22 @@ def scan_fbp(scan: Path, output: Path, nifti: Path, settings: FbpSettings, grid:
 
 
 def placed(scan: h5py.File) -> Geometry:
-    """Give the geometry of an open scan, in the patient's coordinates."""
-    geometry = scanner_from(json.loads(scan.attrs["geometry"]))
-    return Placed(geometry, scan.attrs["patient_position"])
+    """Give the geometry of an open scan, in the patient's coordinates.
+
+    Raises
+    ------
+    InputError
+        If the file's attributes are damaged.
+    """
+    try:
+        geometry = scanner_from(json.loads(scan.attrs["geometry"]))
+        position = scan.attrs["patient_position"]
+        if position not in TOWARDS_PATIENT:
+            raise ValueError(f"patient position {position!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = f"delete it and make it again: snakemake --cores all -- {scan.filename}"
+        raise InputError(scan.filename, f"says no geometry ({error})", remedy) from error
+    return Placed(geometry, position)
 
 
 def write(

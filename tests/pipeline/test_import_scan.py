@@ -291,6 +291,27 @@ def test_what_nothing_says_is_asked_for(tmp_path):
             import_scan("x", scan, RING, tmp_path / "scan.h5")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("geometry", "{"),
+        ("geometry", '{"geometry": "ring"}'),
+        ("geometry", "[]"),
+        ("geometry", '{"geometry": "cone"}'),
+        ("patient_position", "HFX"),
+    ],
+)
+def test_a_damaged_geometry_is_refused(tmp_path, name, value):
+    path = interfile_of(tmp_path, ball_sinograms(RING, MARKS_MM.values()), RING, dtype="i2")
+    import_scan("marks", Scan(str(path)), RING, tmp_path / "scan.h5")
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        file.attrs[name] = value
+    files = [tmp_path / each for each in ("scan.h5", "fbp.h5", "fbp.nii")]
+    with pytest.raises(InputError, match="says no geometry"):
+        scan_fbp(*files, FbpSettings("hann", 1.0), GRID)
+    assert not any(file.exists() for file in files[1:])
+
+
 # --- the report, and real files ------------------------------------------------------------------
 
 
