@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from helpers import interfile
-from helpers.workflow import ROOT, snakemake, workplace
+from helpers.workflow import ROOT, cannot_be_offline, snakemake, workplace
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SCAN, SCAN_IMAGE
 
@@ -38,7 +38,9 @@ def called(folder, scans, *arguments):
     """Call Snakemake for rule ``scans``, with these in a file as README says."""
     (folder / "mine.yaml").write_text(yaml.safe_dump({"scans": scans}), encoding="utf-8")
     files = ("--configfile", str(ROOT / "tests" / "tiny.yaml"), "mine.yaml")
-    return snakemake(folder, "--cores", "1", *files, *arguments, "--", "scans", tiny=False)
+    offline = not cannot_be_offline()
+    given = ("--cores", "1", *files, *arguments, "--", "scans")
+    return snakemake(folder, *given, tiny=False, offline=offline)
 
 
 GOOD = {"toy": {"sinogram": "measured/scan.hs"}}

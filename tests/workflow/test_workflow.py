@@ -40,6 +40,7 @@ def test_no_rule_but_fetch_needs_a_network(finished):
     rules = {
         name
         for path in (ROOT / "workflow" / "rules").glob("*.smk")
+        if path.stem != "scans"  # which test_scans.py runs, without a network
         for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
     }
     log = (finished / "after_fetch.log").read_text()
