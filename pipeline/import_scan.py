@@ -246,7 +246,7 @@ class _Part:
 
 # --- geometry ------------------------------------------------------------------------------------
 
-SAME_RADIUS = 0.02
+SAME_RADIUS = 0.01
 SAME_ANGLE_DEG = 0.5
 """How much of its radius, and how far its first end point, a scanner may be off the file's."""
 
