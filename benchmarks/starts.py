@@ -42,8 +42,9 @@ def seconds_to_import(folder: Path, script: str) -> float:
 
 
 def starts(folders: dict[str, Path], turns: int) -> pd.DataFrame:
-    """One row a script: seconds in each checkout, the median of some turns."""
-    names = sorted(path.name for path in (ROOT / "workflow" / "scripts").glob("*.py"))
+    """One row a script that all checkouts have: seconds in each, the median of some turns."""
+    scripts = ({p.name for p in (f / "workflow/scripts").glob("*.py")} for f in folders.values())
+    names = sorted(set.intersection(*scripts))
     rows = []
     for name in names:
         found: dict[str, list[float]] = {label: [] for label in folders}
