@@ -1,10 +1,10 @@
-"""Condition channels: what networks may see of the measurement, by its name in ``conditioning``."""
+"""What networks may see of the measurement, by its name in ``conditioning``, and what they give."""
 
 from typing import NamedTuple
 
 
 class Channel(NamedTuple):
-    """One channel of a network's inputs.
+    """One channel of a network's inputs, or what it is to give.
 
     Attributes
     ----------
@@ -12,14 +12,26 @@ class Channel(NamedTuple):
         Of the shards: images, or (slice, view, radial), which are padded with zeros.
     scale : str
         Field of `models.dataset.Scales` that it is divided by.
+    per : str
+        Dataset of the shards, a number a slice, that it is divided by before; "" for none.
     """
 
     dataset: str
     scale: str
+    per: str = ""
 
 
 CHANNELS = {
     "sinogram": Channel("sinogram", "sinogram"),
+    "line_integrals": Channel("sinogram", "line_integral", per="scale"),
     "fbp": Channel("fbp", "activity"),
+    "osem_input": Channel("osem_input", "activity"),
 }
-"""Every condition channel; a line here is all that one needs whose dataset the shards have."""
+"""Every condition channel; a line here is all that one needs whose dataset the shards have.
+
+The sinogram is in counts. Line integrals are its counts over ``scale``, which grows with the dose:
+in activity mm, as a calibrated scanner gives them, whatever the counts.
+"""
+
+TARGETS = {"osem": Channel("osem", "activity"), "activity": Channel("activity", "activity")}
+"""What networks can be trained to give, by its name in ``training.target``."""

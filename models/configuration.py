@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from models.channels import CHANNELS
+from models.channels import CHANNELS, TARGETS
 from models.registry import METHODS
 from pipeline.jobs.config import check
 from pipeline.jobs.config_files import read_sections
@@ -24,6 +24,7 @@ def schema() -> dict[str, Any]:
     found = _yaml(ROOT / "workflow" / "schemas" / "config.schema.yaml")
     common = _yaml(ROOT / "models" / "methods" / "base.yaml")
     common["conditioning"]["items"]["enum"] = list(CHANNELS)
+    found["properties"]["training"]["properties"]["target"]["enum"] = list(TARGETS)
     own: dict[str, Any] = {}
     for path in sorted({_beside(place) for place in METHODS.values()}):
         own |= _yaml(path) if path.exists() else {}

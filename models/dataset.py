@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.channels import CHANNELS, Channel
+from models.channels import CHANNELS, TARGETS, Channel
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SHARD
+from pipeline.tomography.physics import dose_of
 from pipeline.tomography.spacing import evenly_spaced
 
 
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
         (N, C, size, size): what networks see of the measurement, a channel for each name of the
         method's ``conditioning``.
     image : Tensor
-        (N, 1, size, size): the OSEM reference.
+        (N, 1, size, size): the target, as of the paper the OSEM reference.
     keys : list of SliceKey
     """
 
@@ -64,10 +65,14 @@ class Scales:
         Largest bin of the training prompts, in counts.
     activity : float
         Largest pixel of the training OSEM references, in activity units.
+    line_integral : float or None
+        Largest bin of the training prompts over ``scale``, in activity mm; None of weights from
+        before it was recorded.
     """
 
     sinogram: float
     activity: float
+    line_integral: float | None = None
 
     @classmethod
     def from_shards(cls, paths: Sequence[Path]) -> "Scales":
@@ -79,21 +84,26 @@ class Scales:
             If a shard is unreadable, holds non-finite values, or all maxima are zero.
         """
         maxima = {"sinogram": 0.0, "osem": 0.0}
+        line_integral = 0.0
         for path in paths:
             with hdf5.opened(path, SHARD) as file:
                 for name in maxima:
-                    for index in range(len(file[name])):
-                        largest = float(hdf5.finite(file[name], index).max())
-                        maxima[name] = max(maxima[name], largest)
+                    largest = [
+                        float(hdf5.finite(file[name], n).max()) for n in range(len(file[name]))
+                    ]
+                    maxima[name] = max(maxima[name], *largest)
+                    if name == "sinogram":
+                        scale = hdf5.finite(file["scale"])
+                        line_integral = max(line_integral, *(largest / scale).tolist())
         for name, value in maxima.items():
             if value <= 0:
                 where = ", ".join(map(str, paths)) or "training shards"
                 raise InputError(where, f"'{name}' is zero everywhere", "make the shards again")
-        return cls(sinogram=maxima["sinogram"], activity=maxima["osem"])
+        return cls(maxima["sinogram"], maxima["osem"], line_integral)
 
     def to_dict(self) -> dict[str, float]:
-        """Give plain numbers, for metadata."""
-        return asdict(self)
+        """Give plain numbers, those that there are, for metadata."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def to_signed(image: Tensor) -> Tensor:
@@ -144,9 +154,6 @@ def _window(shape: Sequence[int], size: int) -> tuple[slice, slice]:
 
 # --- slices ------------------------------------------------------------------------------------
 
-REFERENCE = Channel("osem", "activity")
-"""What networks are to give."""
-
 OPEN_FILES = 128
 """Shards that a reading process keeps open; systems commonly allow a process 1024 files."""
 
@@ -163,41 +170,62 @@ class ShardSlices(Dataset[dict[str, Any]]):
     `Batch`, and ``key``, a `SliceKey`. Sinograms and images are in [0, 1] by ``scales``; an FBP
     image, on the same scale as the reference, has negative values too.
 
+    Attributes
+    ----------
+    doses : int
+        How many doses there are: the slices of the first come first, then the same of the next.
+
     Parameters
     ----------
     paths : sequence of path
-        Shards; their slices follow one another.
+        Shards; their slices follow one another. Those of one dose stand together, and each dose
+        has those of the same subjects.
     size : int
         Pixels a side that the network works on.
     scales : Scales
         Of the training split.
     conditioning : sequence of str
         The method's: names of `models.channels.CHANNELS`.
+    target : str
+        What ``image`` is, a name of `models.channels.TARGETS`.
 
     Raises
     ------
     InputError
-        If an image is not size x size or a sinogram is larger; when reading, also for a slice that
-        is damaged or not finite.
+        If an image is not size x size or a sinogram is larger, a channel is absent, or doses are
+        not of the same slices; when reading, also for a slice that is damaged or not finite.
     """
 
     def __init__(
-        self, paths: Sequence[Path], size: int, scales: Scales, conditioning: Sequence[str]
+        self,
+        paths: Sequence[Path],
+        size: int,
+        scales: Scales,
+        conditioning: Sequence[str],
+        target: str = "osem",
     ):
         self.paths, self.size, self.scales = [Path(p) for p in paths], size, scales
-        self.channels = [CHANNELS[name] for name in conditioning]
+        self.channels, self.target = [CHANNELS[name] for name in conditioning], TARGETS[target]
+        doses = []
         self.positions: list[tuple[int, int]] = []  # (number of the shard, row in it)
         self.keys: list[SliceKey] = []
         self._open_files: dict[int, h5py.File] = {}
         self._owner = os.getpid()
         for number, path in enumerate(self.paths):
             with hdf5.opened(path, SHARD) as file:
-                _check_shape(file, size)
+                _check_shape(file, size, [channel.dataset for channel in self.channels])
+                doses.append(dose_of(file))
                 names = (hdf5.finite(file[name]) for name in ("rotation", "slice_index"))
                 rows = zip(*names, strict=True)
                 for row, (rotation, index) in enumerate(rows):
                     self.positions.append((number, row))
                     self.keys.append(SliceKey(subject_of(file), int(rotation), int(index)))
+        self.doses = len(set(doses))
+        per_dose = len(self) // max(self.doses, 1)
+        if self.keys != self.keys[:per_dose] * self.doses:
+            problem = f"do not hold the same slices at each of {self.doses} doses"
+            remedy = "make all doses of the same subjects"
+            raise InputError(", ".join(map(str, self.paths)), problem, remedy)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -219,7 +247,7 @@ class ShardSlices(Dataset[dict[str, Any]]):
         file = self._file(number)
         try:
             inputs = np.stack([self._scaled(file, row, channel) for channel in self.channels])
-            image = self._scaled(file, row, REFERENCE)
+            image = self._scaled(file, row, self.target)
         except InputError as error:
             problem = f"{self.keys[index]}: {error.problem}"
             raise InputError(error.where, problem, error.remedy) from None
@@ -230,8 +258,8 @@ class ShardSlices(Dataset[dict[str, Any]]):
         }
 
     def _scaled(self, file: h5py.File, row: int, channel: Channel) -> np.ndarray:
-        array = hdf5.finite(file[channel.dataset], row)
-        return scaled(array, self.size, getattr(self.scales, channel.scale))
+        array, scale = hdf5.finite(file[channel.dataset], row), getattr(self.scales, channel.scale)
+        return scaled(array, self.size, scale * of_slice(file, row, channel))
 
     def __getitems__(self, indices: Sequence[int]) -> "list[dict[str, Any]] | InputError":
         # A worker process cannot raise an InputError (PyTorch rebuilds exceptions from their text
@@ -257,7 +285,12 @@ class ShardSlices(Dataset[dict[str, Any]]):
         return file
 
 
-def _check_shape(file: h5py.File, size: int) -> None:
+def of_slice(file: h5py.File, row: int, channel: Channel) -> float:
+    """Give what a slice's channel is divided by before the scale that all have in common."""
+    return float(hdf5.finite(file[channel.per], row)) if channel.per else 1.0
+
+
+def _check_shape(file: h5py.File, size: int, seen: Sequence[str]) -> None:
     image, sinogram = file["osem"].shape[1:], file["sinogram"].shape[1:]
     if image != (size, size) or max(sinogram) > size:
         raise InputError(
@@ -266,9 +299,15 @@ def _check_shape(file: h5py.File, size: int) -> None:
             f"of {size} x {size}",
             "set network.size to the size of the images, at least that of the sinograms",
         )
-    for name in ("fbp", "activity", "labels"):
-        if name in file:  # labels need not be
+    for name in ("fbp", "activity", "labels", "osem_input"):
+        if name in file:  # the last two need not be
             hdf5.check_shape(file[name], image)
+    for name in seen:
+        if name not in file:
+            remedy = (
+                f"delete it, and call snakemake with a configuration that has a model with {name}"
+            )
+            raise InputError(file.filename, f"lacks the dataset '{name}'", remedy)
 
 
 # --- batches -----------------------------------------------------------------------------------

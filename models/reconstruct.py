@@ -16,9 +16,9 @@ from models.loader import batches, in_order
 from models.methods.base import check_finite
 from models.settings import FinalSampling, Settings
 from pipeline.storage import hdf5
-from pipeline.storage.kinds import RECONSTRUCTION
+from pipeline.storage.kinds import DOSE, RECONSTRUCTION, SHARD
 from pipeline.tomography import agreement
-from pipeline.tomography.physics import Physics, of_shard
+from pipeline.tomography.physics import Physics, dose_of, of_shard
 
 
 class Reconstructor:
@@ -182,4 +182,6 @@ def reconstruct(
         arrays |= {"std": stack.std(axis=1, ddof=1), "samples": stack}
     facts = {"subject": slices.keys[0].subject, **model.facts(sampling)}
     facts["doubts"] = "\n".join(model.doubts)
+    with hdf5.opened(shard, SHARD) as file:
+        facts[DOSE] = dose_of(file)
     hdf5.write(output, RECONSTRUCTION, arrays, hdf5.provenance(model.used(), **facts))

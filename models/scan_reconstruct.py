@@ -17,6 +17,7 @@ from pipeline.scan_images import write_in_unit
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SCAN, SCAN_IMAGE
+from pipeline.tomography.agreement import nearest_dose
 from pipeline.tomography.geometry import Grid
 from pipeline.tomography.physics import Physics, counts_of
 
@@ -67,7 +68,8 @@ def scan_reconstruct(
         if found.counts_per_activity <= 0:
             problem = "has no counts above its background, or no FBP image of them"
             raise InputError(scan, problem, "see whether its randoms and scatter are right")
-        activity = found.counts_per_activity / trained.counts_per_activity
+        dose = nearest_dose(trained, found.counts_per_slice)
+        activity = found.counts_per_activity / (trained.counts_per_activity * dose)
         slices = ScanSlices(file, images, activity, model)
         arrays = {name: array / np.float32(activity) for name, array in slices.images().items()}
         facts = model.facts(settings.sampling) | {
@@ -92,7 +94,8 @@ def physics_of(scan: h5py.File, fbp: h5py.File) -> Physics:
         attenuation=None,
         psf_fwhm_mm=None,
         background_fraction=background / max(counts["counts_per_slice"] * len(rows), 1),
-        **counts,
+        counts_per_slice=counts["counts_per_slice"],
+        counts_per_activity=counts["counts_per_activity"],
     )
 
 

@@ -94,6 +94,8 @@ class Training:
         CPU cores of one job; 0 for all.
     precision : str
         "32-true" or "bf16-mixed".
+    target : str
+        What networks are to give, a name of `models.channels.TARGETS`.
     gradient_clip : float
         Largest norm of a network's gradient; 0 for none.
     ema_decay : float
@@ -115,6 +117,7 @@ class Training:
     devices: int
     threads: int
     precision: Literal["32-true", "bf16-mixed"]
+    target: str
     gradient_clip: float
     ema_decay: float
     compile: bool

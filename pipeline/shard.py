@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import (
+    DOSE,
     FBP,
     IMAGE_FACTS,
     OSEM,
@@ -22,17 +23,27 @@ from pipeline.storage.kinds import (
 from pipeline.tomography.physics import counts_of
 
 
-def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, split: str) -> None:
+def build(
+    slices: Path,
+    sinogram: Path,
+    osem: Path,
+    fbp: Path,
+    output: Path,
+    split: str,
+    osem_input: Path | None = None,
+) -> None:
     """Rule ``shard``: put one subject's files together, their compressed chunks copied as they are.
 
     Every value is read for the check that it is finite and undamaged.
 
     Parameters
     ----------
-    slices, sinogram, osem, fbp
-        Files of the rules of these names.
+    slices, sinogram, osem, fbp : Path
+        Files of the rules of these names; sinogram and FBP may be of a lower dose.
     split : str
         ``"train"``, ``"validation"`` or ``"test"``, stored with the shard.
+    osem_input : Path or None
+        OSEM images of the very sinogram, where a network sees them.
 
     Raises
     ------
@@ -40,11 +51,14 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
         If the files do not hold the same slices of the same subject.
     """
     with ExitStack() as stack:
-        slices_file, sinogram_file, osem_file, fbp_file = (
-            stack.enter_context(hdf5.opened(path, kind))
-            for path, kind in ((slices, SLICES), (sinogram, SINOGRAM), (osem, OSEM), (fbp, FBP))
-        )
-        for file in (sinogram_file, osem_file, fbp_file):
+        kinds = (slices, SLICES), (sinogram, SINOGRAM), (osem, OSEM), (fbp, FBP)
+        files = [stack.enter_context(hdf5.opened(path, kind)) for path, kind in kinds]
+        slices_file, sinogram_file, osem_file, fbp_file = files
+        seen = {}
+        if osem_input is not None:
+            files.append(stack.enter_context(hdf5.opened(osem_input, OSEM)))
+            seen = {"osem_input": files[-1]["osem"]}
+        for file in files[1:]:
             _check_same_slices(slices_file, file)
         oversampling = int(slices_file.attrs["oversampling"])
         activity = slices_file["activity"]
@@ -53,6 +67,7 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
         arrays = {
             "sinogram": sinogram_file["prompts"],
             "osem": osem_file["osem"],
+            **seen,
             "fbp": fbp_file["fbp"],
             "activity": activity,
             **({"labels": slices_file["labels"]} if "labels" in slices_file else {}),
@@ -66,9 +81,11 @@ def build(slices: Path, sinogram: Path, osem: Path, fbp: Path, output: Path, spl
         facts |= {n: slices_file.attrs[n] for n in IMAGE_FACTS if n in slices_file.attrs}
         facts |= {name: sinogram_file.attrs[name] for name in SIMULATION_FACTS}
         facts |= counts_of(sinogram_file, fbp_file["fbp"])
+        if DOSE in sinogram_file.attrs:
+            facts[DOSE] = sinogram_file.attrs[DOSE]
+        names = ("slices", "sinogram", "osem", "fbp", *seen)
         made_from = {
-            f"{file.attrs['rule']}_config": file.attrs["config"]
-            for file in (slices_file, sinogram_file, osem_file, fbp_file)
+            f"{name}_config": file.attrs["config"] for name, file in zip(names, files, strict=True)
         }
         hdf5.write(
             output,

@@ -16,6 +16,12 @@ OSEM, TRUTH = "osem", "truth"
 REFERENCES = {OSEM: "osem", TRUTH: "activity"}
 """What images are compared with: its name in tables, and the shard's dataset."""
 
+
+def reference_of(target: str) -> str:
+    """Give the name in tables of what networks are trained towards, the name of a dataset."""
+    return next(name for name, dataset in REFERENCES.items() if dataset == target)
+
+
 CLASSES: dict[str, tuple[int, ...] | None] = {
     "image": None,
     "head": tuple(range(1, 12)),

@@ -19,6 +19,7 @@ from models.evaluation.slices import Slices
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
+from pipeline.tomography.physics import dose_of
 
 
 def evaluate(
@@ -71,6 +72,7 @@ def _matching(file: h5py.File, shard: h5py.File, model: str, scales: Scales) -> 
     """Give a reconstruction, if it is that of the shard by the model."""
     remedy = "delete it and run rule 'reconstruct' again"
     same_slices = subject_of(file) == subject_of(shard) and hdf5.same_slices(file, shard)
+    same_slices &= dose_of(file) == dose_of(shard)
     if not same_slices or float(file.attrs["activity_scale"]) != scales.activity:
         problem = f"was made of other slices or with another scale than {shard.filename}"
         raise InputError(file.filename, problem, remedy)

@@ -84,7 +84,8 @@ def tidy(slices: Slices, origin: Mapping[str, Any], values: Values) -> pd.DataFr
     """
     _check_numbers(slices, origin, values)
     keys, count = list(values), len(slices.slice_index)
-    table = pd.DataFrame({"subject": slices.subject}, index=range(len(keys) * count))
+    whose = {"subject": slices.subject, "dose": slices.dose}
+    table = pd.DataFrame(whose, index=range(len(keys) * count))
     for name in ("rotation", "rotation_deg", "slice_index"):
         table[name] = np.tile(getattr(slices, name), len(keys))
     for name, texts in zip(("metric", "reference", "region"), zip(*keys, strict=True), strict=True):

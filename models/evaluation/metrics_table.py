@@ -24,6 +24,7 @@ COLUMNS = {
     "rotation": "Int64",
     "rotation_deg": "float64",
     "slice_index": "Int64",
+    "dose": "float64",  # part of all counts that the images were made from
     "model": "str",  # one trained network, or FBP or OSEM
     "method": "str",
     "conditioning": "str",

@@ -17,6 +17,7 @@ from models.evaluation.metrics_table import read_parts
 from models.evaluation.slices import Slices
 from models.reconstruct import Reconstructor
 from models.settings import Settings
+from pipeline.jobs.doses import folder
 from pipeline.jobs.experiment import models_of
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
@@ -28,7 +29,9 @@ TOLERANCE_DB = 1e-3
 LINE = ["estimate", "metric", "reference", "region"]
 
 
-def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFrame:
+def recompute(
+    config: Mapping[str, Any], model: str, key: SliceKey, dose: float = 1.0
+) -> pd.DataFrame:
     """Reconstruct and measure one test slice as the rules do.
 
     Parameters
@@ -39,6 +42,8 @@ def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFr
         A trained model of the study.
     key : SliceKey
         The slice.
+    dose : float
+        Part of all counts that it is reconstructed from, one of the study's.
 
     Returns
     -------
@@ -49,13 +54,16 @@ def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFr
     Raises
     ------
     InputError
-        If a file is missing or damaged, the study has no such model or slice, or the table was made
-        from other weights.
+        If a file is missing or damaged, the study has no such model, dose or slice, or the table
+        was made from other weights.
     """
     results, models = Path("results") / config["name"], models_of(config)
     if model not in models:
         raise InputError(model, "is no model of this study", f"choose from {', '.join(models)}")
-    table_path, shard_path = results / "metrics.csv.gz", _shard(config, key.subject)
+    if dose not in (doses := config["simulation"]["doses"]):
+        choices = ", ".join(map(str, doses))
+        raise InputError(str(dose), "is no dose of this study", f"choose from {choices}")
+    table_path, shard_path = results / "metrics.csv.gz", _shard(config, key.subject, dose)
     features = models[model].settings.get("features")
     settings = Settings.of(asdict(models[model]), config)
     reconstructor = Reconstructor(
@@ -71,6 +79,7 @@ def recompute(config: Mapping[str, Any], model: str, key: SliceKey) -> pd.DataFr
         part[
             (part["model"] == model)
             & (part["subject"] == key.subject)
+            & (part["dose"] == dose)
             & (part["rotation"] == key.rotation)
             & (part["slice_index"] == key.slice_index)
         ]
@@ -101,8 +110,8 @@ def _weights(results: Path, model: str) -> Path:
     return results / "weights" / f"{model}.safetensors"
 
 
-def _shard(config: Mapping[str, Any], subject: str) -> Path:
-    return Path("data") / config["name"] / "shards" / f"{subject}.h5"
+def _shard(config: Mapping[str, Any], subject: str, dose: float) -> Path:
+    return Path("data") / config["name"] / "shards" / folder(dose) / f"{subject}.h5"
 
 
 def main(
@@ -110,6 +119,7 @@ def main(
     subject: Annotated[str, typer.Option(help="A test subject, such as subject41.")],
     slice_index: Annotated[int, typer.Option("--slice", help="Axial slice of the full volume.")],
     rotation: Annotated[int, typer.Option(help="Number of the rotation.")] = 0,
+    dose: Annotated[float, typer.Option(help="Part of all counts.")] = 1.0,
     config: Annotated[
         list[Path] | None,
         typer.Option(help="Laid over config/config.yaml, as the study's --configfile."),
@@ -121,7 +131,10 @@ def main(
     """
     try:
         lines = recompute(
-            read_configuration(config or []), model, SliceKey(subject, rotation, slice_index)
+            read_configuration(config or []),
+            model,
+            SliceKey(subject, rotation, slice_index),
+            dose,
         )
     except InputError as error:
         typer.echo(str(error), err=True)

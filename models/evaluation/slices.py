@@ -10,16 +10,19 @@ from models.dataset import subject_of
 from models.evaluation.catalogue import CLASSES
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
+from pipeline.tomography.physics import dose_of
 
 
 @dataclass(frozen=True)
 class Slices:
     """N slices of a shard: what names them, (N,), and images, (N, y, x) in activity units.
 
-    Labels (N, y, x) are all 0, no tissue, where the shard has none; head, bool, as of `head_of`.
+    The dose is the part of all counts that their prompts are, of which FBP was made. Labels
+    (N, y, x) are all 0, no tissue, where the shard has none; head, bool, as of `head_of`.
     """
 
     subject: str
+    dose: float
     rotation: np.ndarray
     rotation_deg: np.ndarray
     slice_index: np.ndarray
@@ -42,7 +45,7 @@ class Slices:
         found = {name: hdf5.finite(shard[name], rows) for name in names}
         head = head_of(shard, rows)
         labels = hdf5.finite(shard["labels"], rows) if "labels" in shard else np.zeros_like(head)
-        return cls(subject_of(shard), **found, labels=labels, head=head)
+        return cls(subject_of(shard), dose_of(shard), **found, labels=labels, head=head)
 
     def inside(self, region: str) -> np.ndarray | None:
         """(N, y, x) bool: pixels of a region of the catalogue; None for all."""

@@ -23,7 +23,7 @@ Means over {images} test images of {subjects} ({slices} anatomical slices in the
 rotations), with 95 % intervals in brackets. {compared} are of images divided by the largest \
 activity of the training references, with a data range of 1 and nothing clipped, over the whole \
 image or inside the head ({head}). The reference is the OSEM \
-reconstruction of the same prompts, as in the paper, or the noise-free truth. {explained}\
+reconstruction of {prompts}, or the noise-free truth{target}. {explained}\
 "As in the paper": networks that see the sinogram alone, one pass or one posterior sample. \
 "Beyond the paper": networks that see the FBP image too, and means of posterior samples.{others} \
 A row of several seeds is the mean of networks that differ in the seed alone. Intervals: \
@@ -92,7 +92,9 @@ def _columns(metrics: Iterable[tuple[Metric, Key]]) -> dict[str, list[Column]]:
     return found
 
 
-def caption(images: pd.DataFrame, labelled: Collection[str], others: bool) -> str:
+def caption(
+    images: pd.DataFrame, labelled: Collection[str], others: bool, lower: bool, reference: str
+) -> str:
     """Say what the numbers are.
 
     Parameters
@@ -101,6 +103,10 @@ def caption(images: pd.DataFrame, labelled: Collection[str], others: bool) -> st
         As of `models.report.table1.Measured`.
     others : bool
         Whether there are methods that the paper has not, or networks that see something else.
+    lower : bool
+        Whether networks see fewer counts than the reference has.
+    reference : str
+        What networks were trained towards.
     """
     subjects = images["subject"].nunique()
     metrics = list(dict.fromkeys(metric for metric, _ in ordered(TABLE1)))
@@ -122,18 +128,27 @@ def caption(images: pd.DataFrame, labelled: Collection[str], others: bool) -> st
         compared=" and ".join(filter(None, [", ".join(listed[:-1]), *listed[-1:]])),
         explained="".join(f"{sentence} " for sentence in dict.fromkeys(explained)),
         others=OTHERS if others else "",
+        prompts="all counts" if lower else "the same prompts, as in the paper",
+        target=", towards which networks were trained" if reference == TRUTH else "",
         head="; of images without labels, ".join(heads),
         draws=DRAWS,
     )
 
 
-def main_tables(records: pd.DataFrame) -> list[Table]:
-    """Show the rows: one table for each reference and region, one of tissues if there are any."""
-    first = {PAPERS: [*PARAMETERS, *PUBLISHED]}
+def main_tables(records: pd.DataFrame, reference: str = OSEM) -> list[Table]:
+    """Show the rows: one table for each reference and region, one of tissues if there are any.
+
+    Those against what networks were trained towards come first.
+    """
+    tables = _columns(ordered(TABLE1))
+    titles = sorted(tables, key=lambda title: AGAINST[reference] not in title)
+    more = dict.fromkeys(titles[:1], PARAMETERS)
+    more[PAPERS] = [*more.get(PAPERS, []), *PUBLISHED]
     return [
-        _to_read(title[0].upper() + title[1:], records, [*first.get(title, []), *columns])
-        for title, columns in _columns(ordered(TABLE1)).items()
-        if records[[column.name for column in columns]].notna().any(axis=None)
+        _to_read(title[0].upper() + title[1:] + at, of_dose, [*more.get(title, []), *columns])
+        for at, of_dose in _by_dose(records)
+        for title, columns in ((title, tables[title]) for title in titles)
+        if of_dose[[column.name for column in columns]].notna().any(axis=None)
     ]
 
 
@@ -141,9 +156,21 @@ def difference_tables(records: pd.DataFrame) -> list[Table]:
     """Show the differences between rows: one table for each reference."""
     ours, first = "LegoPET minus others, image by image", {PAPERS: PUBLISHED}
     return [
-        _to_read(f"{ours}, {title}", records, [*first.get(title, []), *columns])
+        _to_read(f"{ours}, {title}{at}", of_dose, [*first.get(title, []), *columns])
+        for at, of_dose in _by_dose(records)
         for title, columns in _columns(compared()).items()
     ]
+
+
+def _by_dose(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Give what a title says of each dose, and its records."""
+    for dose, of_dose in records.groupby("dose", sort=False):
+        yield dose_text(float(str(dose))), of_dose
+
+
+def dose_text(dose: float) -> str:
+    """Say what part of the counts networks saw, unless it is all of them: ", 5 % of the counts"."""
+    return "" if dose == 1 else f", {100 * dose:g} % of the counts"
 
 
 def _to_read(title: str, records: pd.DataFrame, columns: Sequence[Column]) -> Table:

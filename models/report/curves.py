@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from models.evaluation.catalogue import OSEM, TRUTH
+from models.report.columns import AGAINST, dose_text
 from models.report.drawing import COLOURS, read, remedy, style
 from pipeline.storage.errors import InputError
 
 TITLES = {OSEM: "against the OSEM reference", TRUTH: "against the noise-free truth"}
 
 
-def training_curves(logs: Mapping[str, Path]) -> Figure:
+def training_curves(logs: Mapping[str, Path], reference: str = OSEM) -> Figure:
     """Draw loss and validation PSNR over the steps of each model.
 
     The PSNR is that of the weights' moving average where the log has it, and the legend says so.
@@ -29,6 +30,8 @@ def training_curves(logs: Mapping[str, Path]) -> Figure:
     ----------
     logs : mapping of model to path
         CSV logs of `models.training.train.train`.
+    reference : str
+        What networks were trained towards, a name of `models.evaluation.catalogue.REFERENCES`.
 
     Raises
     ------
@@ -53,13 +56,14 @@ def training_curves(logs: Mapping[str, Path]) -> Figure:
         axis.grid(alpha=0.3)
     left.set(ylabel="training loss, moving mean [1]", yscale="log")
     right.set(ylabel="validation PSNR [dB]")
-    title = "against OSEM, data range 1, whole image\nEMA: by the moving average of the weights"
+    title = f"{AGAINST[reference]}, data range 1, whole image\n"
+    title += "EMA: by the moving average of the weights"
     right.set_title(title, fontsize=10)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=9)
     return figure
 
 
-def calibration(metrics: Path) -> Figure:
+def calibration(metrics: Path, dose: float = 1.0) -> Figure:
     """Draw how often intervals of posterior samples hold the references, over their nominal level.
 
     Parameters
@@ -68,6 +72,8 @@ def calibration(metrics: Path) -> Figure:
         Table of rule ``metrics``. Models with more than one sample are drawn, each a line: the
         mean over test slices of the part of the head's pixels inside the interval. If there are
         none, the figure says so.
+    dose : float
+        Part of all counts that the images were made from.
 
     Raises
     ------
@@ -76,8 +82,12 @@ def calibration(metrics: Path) -> Figure:
     """
     table = read(
         metrics,
-        ("model", "metric", "reference", "region", "value"),
-        keep=lambda part: part["metric"].str.startswith("coverage_") & (part["region"] == "head"),
+        ("dose", "model", "metric", "reference", "region", "value"),
+        keep=lambda part: (
+            (part["dose"] == dose)
+            & part["metric"].str.startswith("coverage_")
+            & (part["region"] == "head")
+        ),
     )
     if table.empty:
         return _saying(
@@ -98,10 +108,11 @@ def calibration(metrics: Path) -> Figure:
         axis.text(0.04, 0.94, "intervals too wide", va="top", color="dimgrey", fontsize=9)
         axis.text(0.96, 0.58, "intervals too narrow", ha="right", color="dimgrey", fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    _say_dose(figure, dose)
     return figure
 
 
-def regional_bias(metrics: Path, models: Sequence[str]) -> Figure:
+def regional_bias(metrics: Path, models: Sequence[str], dose: float = 1.0) -> Figure:
     """Draw errors of the mean activity in grey and white matter, and contrast recovery.
 
     One row a model: diamond the mean over test slices, thick bar the quartiles, thin bar the 5th
@@ -114,6 +125,8 @@ def regional_bias(metrics: Path, models: Sequence[str]) -> Figure:
         Table of rule ``metrics``; of models with several samples the first is drawn.
     models : sequence of str
         From top to bottom.
+    dose : float
+        Part of all counts that the images were made from.
 
     Raises
     ------
@@ -123,8 +136,10 @@ def regional_bias(metrics: Path, models: Sequence[str]) -> Figure:
     shown = ("mean", "mean_error", "contrast_recovery")
     table = read(
         metrics,
-        ("model", "estimate", "metric", "region", "value"),
-        keep=lambda part: (part["estimate"] == "single") & part["metric"].isin(shown),
+        ("dose", "model", "estimate", "metric", "region", "value"),
+        keep=lambda part: (
+            (part["dose"] == dose) & (part["estimate"] == "single") & part["metric"].isin(shown)
+        ),
     )
     if table.empty:
         return _saying("No test subject has labels:\nthere are no tissues to compare.")
@@ -145,7 +160,13 @@ def regional_bias(metrics: Path, models: Sequence[str]) -> Figure:
     axes[2].set_xlabel("contrast recovery [1]")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()  # shared: once is enough
+    _say_dose(figure, dose)
     return figure
+
+
+def _say_dose(figure: Figure, dose: float) -> None:
+    if text := dose_text(dose):
+        figure.suptitle(f"From {text.removeprefix(', ')}", size=10)
 
 
 def _saying(text: str) -> Figure:

@@ -19,13 +19,16 @@ from numpy.typing import ArrayLike
 from models import metrics
 from models.dataset import Scales, SliceKey, subject_of
 from models.evaluation import catalogue
-from models.evaluation.catalogue import TRUTH
+from models.evaluation.catalogue import OSEM, TRUTH
 from models.evaluation.slices import head_of
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
 
 REFERENCE, DEVIATION = "OSEM (reference)", "standard deviation"
+
+TITLES = {OSEM: REFERENCE, TRUTH: TRUTH}
+"""Of what images are compared with."""
 
 MAX_COLUMNS = 7
 """Images side by side in the panel; with more, the text would be illegible on a page."""
@@ -48,11 +51,12 @@ def panel(
     reconstructions: Mapping[str, Sequence[Path]],
     scales: Scales,
     positions: Sequence[float],
+    reference: str = OSEM,
 ) -> Figure:
     """Draw test slices as the paper's Fig. 2: sinogram, OSEM, truth, FBP and every model.
 
     Of models that drew several samples the first is shown. Below each image is its squared error
-    against the OSEM reference, in normalised units, on one colour scale for the whole figure, with
+    against the reference, in normalised units, on one colour scale for the whole figure, with
     PSNR and SSIM beneath.
 
     Parameters
@@ -65,6 +69,8 @@ def panel(
         Of the training split.
     positions : sequence of float
         Of each slice of the figure, from 0 (the shard's lowest unrotated slice) to 1 (highest).
+    reference : str
+        A name of `models.evaluation.catalogue.REFERENCES`.
 
     Returns
     -------
@@ -87,9 +93,10 @@ def panel(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(2 * bands * len(examples), columns, squeeze=False)
     brightest = max(float(e.images[REFERENCE].max()) for e in examples)
-    largest_error = _largest_error(examples, list(reconstructions), scales)
+    compared = _Compared(scales, TITLES[reference])
+    largest_error = _largest_error(examples, list(reconstructions), compared)
     for rows, example in zip(np.split(axes, len(examples)), examples, strict=True):
-        _draw_example(rows, example, scales, brightest, largest_error)
+        _draw_example(rows, example, compared, brightest, largest_error)
     return figure
 
 
@@ -113,22 +120,37 @@ def _read_example(
         return _Example(_key(shard, row), hdf5.finite(shard["sinogram"], row), images)
 
 
-def _squared_error(example: _Example, title: str, scales: Scales) -> np.ndarray:
-    return ((example.images[title] - example.images[REFERENCE]) / scales.activity) ** 2
+@dataclass(frozen=True)
+class _Compared:
+    """What images are compared with, by its title, after division by the scale of activity."""
+
+    scales: Scales
+    reference: str
 
 
-def _largest_error(examples: Sequence[_Example], models: Sequence[str], scales: Scales) -> float:
+def _squared_error(example: _Example, title: str, compared: _Compared) -> np.ndarray:
+    difference = example.images[title] - example.images[compared.reference]
+    return (difference / compared.scales.activity) ** 2
+
+
+def _largest_error(
+    examples: Sequence[_Example], models: Sequence[str], compared: _Compared
+) -> float:
     """End of the error scale: the 99.9th percentile of the models' errors.
 
     FBP's streaks do not count, else they alone would be visible; they exceed the scale.
     """
     titles = models or ["FBP"]
-    errors = [_squared_error(example, title, scales) for example in examples for title in titles]
+    errors = [_squared_error(example, title, compared) for example in examples for title in titles]
     return _top(errors)
 
 
 def _draw_example(
-    axes: np.ndarray, example: _Example, scales: Scales, brightest: float, largest_error: float
+    axes: np.ndarray,
+    example: _Example,
+    compared: _Compared,
+    brightest: float,
+    largest_error: float,
 ) -> None:
     """Fill pairs of rows: images above, their errors below; sinogram and slice come first."""
     figure = axes[0, 0].figure
@@ -146,20 +168,20 @@ def _draw_example(
     for (above, below), (title, image) in zip(pairs[1:], example.images.items(), strict=False):
         shown = _draw_image(above, image, "gray_r", brightest)
         above.set_title(title, fontsize=10)
-        if title != REFERENCE:
-            squared = _squared_error(example, title, scales)
+        if title != compared.reference:
+            squared = _squared_error(example, title, compared)
             error = _draw_image(below, squared, "inferno", largest_error)
-            below.set_xlabel(_scores(example, title, scales), fontsize=9)
+            below.set_xlabel(_scores(example, title, compared), fontsize=9)
     for above, below in axes[:, -1].reshape(-1, 2):
         figure.colorbar(shown, ax=above, label="activity [a.u.]", extend="both")
         label = "squared error\n[(activity / max)²]"
         figure.colorbar(error, ax=below, label=label, extend="max")
 
 
-def _scores(example: _Example, title: str, scales: Scales) -> str:
+def _scores(example: _Example, title: str, compared: _Compared) -> str:
     image, reference = (
-        torch.from_numpy(example.images[name] / np.float32(scales.activity))[None, None]
-        for name in (title, REFERENCE)
+        torch.from_numpy(example.images[name] / np.float32(compared.scales.activity))[None, None]
+        for name in (title, compared.reference)
     )
     found = {
         "psnr_db": metrics.psnr_db(image, reference),

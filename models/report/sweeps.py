@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from models.evaluation.catalogue import OSEM, Metric, entry
+from models.report.columns import AGAINST
 from models.report.drawing import LINES, read, remedy, style
 from pipeline.storage.errors import InputError
 
@@ -23,14 +24,16 @@ DRAWN = ("psnr_db", "ssim")
 SLICE = ("subject", "rotation", "slice_index")
 
 
-def epochs(rows: Mapping[str, Sequence[Path]]) -> Figure:
-    """Draw PSNR and SSIM against OSEM over the epochs of training, as the paper's Fig. 3.
+def epochs(rows: Mapping[str, Sequence[Path]], reference: str = OSEM) -> Figure:
+    """Draw PSNR and SSIM over the epochs of training, as the paper's Fig. 3.
 
     Parameters
     ----------
     rows : mapping of name to sequence of path
         Tables of the sweep over epochs: of one model, or of its replicates, which are drawn as
         thin lines around their mean.
+    reference : str
+        What images are compared with, a name of `models.evaluation.catalogue.REFERENCES`.
 
     Raises
     ------
@@ -39,7 +42,7 @@ def epochs(rows: Mapping[str, Sequence[Path]]) -> Figure:
     """
     figure = Figure(figsize=(11, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    tables = {row: [_read_sweep(path, ("epoch",)) for path in rows[row]] for row in rows}
+    tables = {row: [_read_sweep(path, ("epoch",), reference) for path in rows[row]] for row in rows}
     for n, (row, replicates) in enumerate(tables.items()):
         label = f"{row} (mean of {len(replicates)} seeds)" if len(replicates) > 1 else row
         for axis, metric in zip(axes, DRAWN, strict=True):
@@ -52,19 +55,22 @@ def epochs(rows: Mapping[str, Sequence[Path]]) -> Figure:
         axis.set(xlabel="epoch", ylabel=entry(metric).heading)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-    figure.suptitle(_facts("Test split", [t for each in tables.values() for t in each]), size=10)
+    every = [table for each in tables.values() for table in each]
+    figure.suptitle(_facts("Test split", every, reference), size=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     return figure
 
 
-def guidance(paths: Sequence[Path]) -> Figure:
-    """Draw PSNR and SSIM against OSEM over p_dp (down) and lambda_2 (across), as heat maps.
+def guidance(paths: Sequence[Path], reference: str = OSEM) -> Figure:
+    """Draw PSNR and SSIM over p_dp (down) and lambda_2 (across), as heat maps.
 
     Parameters
     ----------
     paths : sequence of path
         Tables of the sweep over guidance, each of one model, which is one row. The best cell is
         framed.
+    reference : str
+        What images are compared with, a name of `models.evaluation.catalogue.REFERENCES`.
 
     Raises
     ------
@@ -72,7 +78,7 @@ def guidance(paths: Sequence[Path]) -> Figure:
         If a table is missing, unreadable, lacks a column or a metric, or is of a model without
         guidance.
     """
-    tables = [_read_sweep(path, ("condition_dropout", "guidance")) for path in paths]
+    tables = [_read_sweep(path, ("condition_dropout", "guidance"), reference) for path in paths]
     for path, table in zip(paths, tables, strict=True):
         if table[["condition_dropout", "guidance"]].isna().any(axis=None):
             problem = "has rows without condition_dropout or guidance"
@@ -87,7 +93,7 @@ def guidance(paths: Sequence[Path]) -> Figure:
     rows, columns = grid.shape
     figure.set_size_inches(max(8, 4 + 1.6 * columns), 2.4 + 0.6 * rows)
     axes[0].set_ylabel("p_dp: condition dropout in training")
-    figure.suptitle(_facts("Validation split", tables), size=10)
+    figure.suptitle(_facts("Validation split", tables, reference), size=10)
     return figure
 
 
@@ -111,14 +117,16 @@ def _draw_heat_map(axis: Axes, grid: pd.DataFrame, metric: Metric) -> None:
     axis.add_patch(frame)
 
 
-def samplers(paths: Sequence[Path]) -> Figure:
-    """Draw PSNR, SSIM (against OSEM) and seconds a slice over the steps of each sampler.
+def samplers(paths: Sequence[Path], reference: str = OSEM) -> Figure:
+    """Draw PSNR, SSIM and seconds a slice over the steps of each sampler.
 
     Parameters
     ----------
     paths : sequence of path
         Tables of the sweep over samplers, each of one model: samplers (and eta of DDIM) differ in
         colour and marker, models in line style.
+    reference : str
+        What images are compared with, a name of `models.evaluation.catalogue.REFERENCES`.
 
     Raises
     ------
@@ -126,7 +134,7 @@ def samplers(paths: Sequence[Path]) -> Figure:
         If a table is missing, unreadable, or lacks a column or a metric.
     """
     metrics = (*DRAWN, "reconstruction_seconds")
-    tables = [_read_sweep(path, ("sampler", "steps", "eta"), metrics) for path in paths]
+    tables = [_read_sweep(path, ("sampler", "steps", "eta"), reference, metrics) for path in paths]
     swept = pd.concat(tables)
     eta = swept["eta"].map(", η = {:g}".format).where(swept["sampler"] == "ddim", "")
     swept["process"] = swept["sampler"] + eta  # DDIM alone has an eta
@@ -144,18 +152,19 @@ def samplers(paths: Sequence[Path]) -> Figure:
         axis.set(xlabel="sampling steps", ylabel=entry(metric).heading, xscale="log")
         axis.grid(alpha=0.3)
     axes[2].set(yscale="log")
-    figure.suptitle(_facts("Validation split", tables), size=10)
+    figure.suptitle(_facts("Validation split", tables, reference), size=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     return figure
 
 
 def _read_sweep(
-    path: Path, settings: Sequence[str], metrics: Sequence[str] = DRAWN
+    path: Path, settings: Sequence[str], reference: str, metrics: Sequence[str] = DRAWN
 ) -> pd.DataFrame:
-    """Read a sweep's rows against OSEM on whole images, and those without a reference (times)."""
+    """Read a sweep's rows against a reference on whole images, and those without one (times)."""
     columns = ("model", "samples", "metric", "reference", "region", "value")
     table = read(path, (*SLICE, *columns, *settings))
-    table = table[table["reference"].isin([OSEM, np.nan]) & table["region"].isin(["image", np.nan])]
+    compared = table["reference"].isin([reference, np.nan])
+    table = table[compared & table["region"].isin(["image", np.nan])]
     counts = table["metric"].value_counts()
     if fewer := [name for name in metrics if counts.get(name, 0) < max(counts, default=1)]:
         problem = f"has no rows of {', '.join(fewer)} for some or all slices and settings"
@@ -168,12 +177,11 @@ def _means(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.Series:
     return table[table["metric"] == metric].groupby(list(by), sort=True)["value"].mean()
 
 
-def _facts(split: str, tables: Sequence[pd.DataFrame]) -> str:
+def _facts(split: str, tables: Sequence[pd.DataFrame], reference: str) -> str:
     """What the numbers of a sweep are: a title."""
     table = pd.concat(tables)
     slices = len(table[list(SLICE)].drop_duplicates())
     counts = "/".join(f"{count:.0f}" for count in sorted(table["samples"].unique()))
     estimate = "single samples" if counts == "1" else f"means of {counts} samples"
-    return (
-        f"{split}: mean over {slices} slices, {estimate}, against OSEM, data range 1, whole image"
-    )
+    mean = f"{split}: mean over {slices} slices, {estimate}"
+    return f"{mean}, {AGAINST[reference]}, data range 1, whole image"

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from models.evaluation.bootstrap import Bootstrap
-from models.evaluation.catalogue import REGIONS, TABLE1, Key, exists_always, ordered
+from models.evaluation.catalogue import OSEM, REGIONS, TABLE1, Key, exists_always, ordered
 from models.evaluation.metrics_table import read_parts
 from models.report.columns import caption, compared, difference_tables, main_tables, name_of
 from models.report.formats import latex, markdown, page
@@ -55,7 +55,13 @@ ORIGIN = ["model", "estimate", "method", "conditioning", "sampler", "samples"]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: replicates of a model, and one estimate of theirs."""
+    """One row of the table: replicates of a model, and one estimate of theirs.
+
+    Attributes
+    ----------
+    as_paper : bool
+        Whether networks saw all counts and learnt the OSEM reference.
+    """
 
     name: str
     models: Sequence[str]
@@ -64,6 +70,7 @@ class Row:
     conditioning: str
     sampler: str
     samples: int
+    as_paper: bool
 
     @property
     def block(self) -> str:
@@ -71,7 +78,7 @@ class Row:
         if self.method in ANALYTIC:
             return BASELINES
         plain = self.conditioning == "sinogram" and self.estimate == "single"
-        return AS_IN_PAPER if plain and self.of_paper else BEYOND
+        return AS_IN_PAPER if plain and self.of_paper and self.as_paper else BEYOND
 
     @property
     def of_paper(self) -> bool:
@@ -89,7 +96,9 @@ class Row:
         return PAPER.get(self.name, UNPUBLISHED) if self.block == AS_IN_PAPER else UNPUBLISHED
 
 
-def _rows(metrics: Path, origins: pd.DataFrame, models: Mapping[str, Sequence[str]]) -> list[Row]:
+def _rows(
+    metrics: Path, origins: pd.DataFrame, models: Mapping[str, Sequence[str]], as_paper: bool
+) -> list[Row]:
     """Rows in the table's order: baselines, then as in the paper, then beyond."""
     present = set(origins["model"])
     baselines = {name: [name] for name in ANALYTIC if name in present}
@@ -104,7 +113,8 @@ def _rows(metrics: Path, origins: pd.DataFrame, models: Mapping[str, Sequence[st
             models_alike = [model for model in replicates if model in set(alike["model"])]
             origin = alike.iloc[0]
             samples = 1 if pd.isna(origin["samples"]) else int(origin["samples"])
-            rows.append(Row(name, models_alike, **{**origin[ORIGIN[1:]], "samples": samples}))
+            facts = {**origin[ORIGIN[1:]], "samples": samples, "as_paper": as_paper}
+            rows.append(Row(name, models_alike, **facts))
     blocks = (BASELINES, AS_IN_PAPER, BEYOND)
     return sorted(rows, key=lambda row: blocks.index(row.block))
 
@@ -123,7 +133,7 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
 
 
 class Measured:
-    """Values of the table of all metrics by model, aligned over images.
+    """Values of the table of all metrics at a dose by model, aligned over images.
 
     Attributes
     ----------
@@ -135,15 +145,16 @@ class Measured:
         Subjects with values in tissues: those whose images have labels.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, dose: float):
         metrics = {metric.name for metric, _ in ordered(TABLE1)}
         origins, wide = [], []
-        for part in read_parts(path):
+        for every in read_parts(path):
+            part = every[every["dose"] == dose]
             origins.append(part[ORIGIN].drop_duplicates(ORIGIN[:2]))
             values = part[part["metric"].isin(metrics)]
             columns = ["model", "estimate", "metric", "reference", "region"]
             wide.append(values.pivot(index=IMAGE, columns=columns, values="value"))
-        self._path = path
+        self._path, self.dose = path, dose
         self.origins = pd.concat(origins).drop_duplicates(ORIGIN[:2])
         # An image may begin in one part and end in the next.
         self._wide = pd.concat(wide).groupby(level=IMAGE).first()
@@ -190,6 +201,7 @@ def _main_record(
     row: Row, measured: Measured, bootstrap: Bootstrap, parameters: Mapping[str, int]
 ) -> dict[str, Any]:
     record = {
+        "dose": measured.dose,
         "block": row.block,
         "row": row.label,
         "models": " ".join(row.models),
@@ -211,6 +223,7 @@ def _difference_record(
     ours: Row, other: Row, measured: Measured, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     record = {
+        "dose": measured.dose,
         "block": ours.block,
         "row": f"{ours.label} minus {other.label}",
         "seeds": f"{len(ours.models)}, {len(other.models)}",
@@ -243,6 +256,8 @@ def table1(
     metrics: Path,
     rows: Mapping[str, Sequence[str]],
     parameters: Mapping[str, int],
+    doses: Sequence[float] = (1.0,),
+    reference: str = OSEM,
     *,
     output_csv: Path,
     output_differences: Path,
@@ -260,8 +275,12 @@ def table1(
         Replicates, which differ in the seed alone; FBP and OSEM need not be named.
     parameters : mapping of model to int
         Trainable parameters, from `parameters_in`.
+    doses : sequence of float
+        Parts of all counts, each with tables of its own.
+    reference : str
+        What networks were trained towards, a name of `models.evaluation.catalogue.REFERENCES`.
     output_csv : Path
-        One line a row and estimate; each metric with _low and _high.
+        One line a dose, row and estimate; each metric with _low and _high.
     output_differences : Path
         LegoPET minus each network of the same input, image by image, as CSV.
     output_markdown, output_latex, output_html : Path
@@ -272,17 +291,22 @@ def table1(
     InputError
         If the table of metrics is missing or damaged or lacks a model.
     """
-    measured = Measured(metrics)
-    lines = _rows(metrics, measured.origins, rows)
-    bootstrap = Bootstrap(measured.images)
-    main = pd.DataFrame([_main_record(row, measured, bootstrap, parameters) for row in lines])
+    found: list[dict[str, Any]] = []
+    leads: list[dict[str, Any]] = []
+    for dose in doses:
+        measured = Measured(metrics, dose)
+        as_paper = dose == 1 and reference == OSEM
+        lines = _rows(metrics, measured.origins, rows, as_paper)
+        bootstrap = Bootstrap(measured.images)
+        found += [_main_record(row, measured, bootstrap, parameters) for row in lines]
+        leads += [_difference_record(*pair, measured, bootstrap) for pair in _pairs(lines)]
+    main = pd.DataFrame(found)
     main = main.astype(dict.fromkeys(("seeds", "paper_parameters", "parameters"), "Int64"))
-    differences = pd.DataFrame(
-        [_difference_record(*pair, measured, bootstrap) for pair in _pairs(lines)]
-    )
+    differences = pd.DataFrame(leads)
     others = any(not row.of_paper or row.conditioning not in SEEN for row in lines)
-    about = caption(measured.images, measured.labelled, others)
-    to_read = main_tables(main)
+    lower = min(doses) < 1
+    about = caption(measured.images, measured.labelled, others, lower, reference)
+    to_read = main_tables(main, reference)
     if len(differences):
         to_read += difference_tables(differences)
     for path, records in ((output_csv, main), (output_differences, differences)):

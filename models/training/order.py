@@ -11,7 +11,8 @@ from models.draws import keyed_rng
 class BatchOrder(Sampler[list[int]]):
     """The batches of steps ``start`` to ``stop``: a pure function of (seed, epoch).
 
-    Every epoch visits all slices once in an order drawn from (seed, epoch); its last batch may be
+    Every epoch visits all slices once in an order drawn from (seed, epoch), each at one of the
+    doses, drawn likewise: slice i at dose d has the index i + d count. Its last batch may be
     smaller. A run that starts at step k therefore sees what an uninterrupted one sees from there.
 
     With ``share = (rank, world)`` it gives every world-th slice of each batch; where there are not
@@ -26,10 +27,12 @@ class BatchOrder(Sampler[list[int]]):
         start: int,
         stop: int,
         share: tuple[int, int] = (0, 1),
+        doses: int = 1,
     ):
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.start, self.stop = start, stop
         self.rank, self.world = share
+        self.doses = doses
         self.steps_per_epoch = steps_per_epoch(count, batch_size)
         self._epoch, self._order = -1, list[int]()
 
@@ -46,7 +49,10 @@ class BatchOrder(Sampler[list[int]]):
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             draw = keyed_rng(self.seed, "epoch", epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.count, generator=draw).tolist()
+            order = torch.randperm(self.count, generator=draw)
+            if self.doses > 1:
+                order += self.count * torch.randint(self.doses, (self.count,), generator=draw)
+            self._epoch, self._order = epoch, order.tolist()
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def weight(self, step: int) -> float:

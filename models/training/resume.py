@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from lightning_fabric import Fabric
 
-from models.channels import CHANNELS
+from models.channels import CHANNELS, TARGETS
 from models.checkpoints import Metadata
 from models.registry import METHODS, load
 from models.settings import Training
@@ -42,13 +42,15 @@ def identity(
     The code does, too: without it, a finished run would stand in for one by corrected code. The
     physics does not: all that it decides is in the shards.
     """
-    conditioning = metadata.settings["conditioning"]
+    channels = [CHANNELS[name] for name in metadata.settings["conditioning"]]
+    seen = [name for channel in channels for name in (channel.dataset, channel.per) if name]
+    seen.append(TARGETS[training.target].dataset)
     found = {
         **asdict(metadata),
         **{key: asdict(training)[key] for key in TRAINING_DECIDES},
-        "shards": [_contents(path, conditioning) for path in train_shards],
-        "validation_shards": [_contents(path, conditioning) for path in validation_shards],
-        "channels": [CHANNELS[name] for name in conditioning],
+        "shards": [_contents(path, seen) for path in train_shards],
+        "validation_shards": [_contents(path, seen) for path in validation_shards],
+        "channels": channels,
         "code": code_of(metadata),
     }
     del found["physics"]
@@ -57,13 +59,13 @@ def identity(
     return json.dumps(found, sort_keys=True)
 
 
-def _contents(path: Path, conditioning: Sequence[str]) -> list[Any]:
+def _contents(path: Path, seen: Sequence[str]) -> list[Any]:
     """Name a shard and the hash of all that training sees of it."""
     digest = hashlib.sha256()
     with hdf5.opened(path, SHARD) as file:
         for name in ("rotation", "slice_index"):
             digest.update(hdf5.finite(file[name]).data)
-        for name in (*(CHANNELS[name].dataset for name in conditioning), "osem"):
+        for name in seen:
             digest.update(f"{name} {file[name].shape}".encode())
             for row in range(len(file[name])):
                 digest.update(hdf5.finite(file[name], row).data)

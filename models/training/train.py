@@ -108,9 +108,10 @@ class Run:
         self.own: MethodSettings = load(model.method).Settings(**model.settings)
         self.fabric = make_fabric(self.training, self.training.devices, threads)
         scales = Scales.from_shards(train_shards)
-        seen = settings.network.size, scales, self.own.conditioning
+        seen = settings.network.size, scales, self.own.conditioning, self.training.target
         self.slices = ShardSlices(train_shards, *seen)
-        self.steps_per_epoch = steps_per_epoch(len(self.slices), self.own.batch_size)
+        count = len(self.slices) // self.slices.doses
+        self.steps_per_epoch = steps_per_epoch(count, self.own.batch_size)
         self.total = self.own.epochs * self.steps_per_epoch
         self.step = 0
         with torch.random.fork_rng(devices=[]):
@@ -165,9 +166,15 @@ class Run:
         signals : list of int
             Filled by a signal handler; the run stops after the step in which that happens.
         """
-        share = self.fabric.global_rank, self.fabric.world_size
+        share, doses = (self.fabric.global_rank, self.fabric.world_size), self.slices.doses
         self.order = BatchOrder(
-            len(self.slices), self.own.batch_size, self.seed, self.step, self.total, share
+            len(self.slices) // doses,
+            self.own.batch_size,
+            self.seed,
+            self.step,
+            self.total,
+            share,
+            doses,
         )
         on_gpu = self.fabric.device.type == "cuda"
         for batch in batches(self.slices, self.order, self.training.workers, on_gpu):

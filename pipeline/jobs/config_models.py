@@ -49,6 +49,7 @@ def check_models(
     for name, model in models.items():
         _check_features(_where(name, config), model, schema, models)
         _check_steps(name, model.settings, config)
+        _check_target(_where(name, config), model, config)
         properties = schema["properties"]["methods"]["properties"][model.method]["properties"]
         for setting in properties.values():
             if check := setting.get("check"):
@@ -123,6 +124,20 @@ def _check_features(
             f"{wanted} sees {source.settings['conditioning']}, and {model.name} "
             f"{model.settings['conditioning']}",
             "give both the same conditioning, in the same order",
+        )
+
+
+def _check_target(where: str, model: Model, config: Mapping[str, Any]) -> None:
+    """A network must not see what it is to give."""
+    iterations, target = config["osem_input"]["iterations"], config["training"]["target"]
+    seen = "osem_input" in model.settings["conditioning"] and 1 in config["simulation"]["doses"]
+    if seen and target == "osem" and iterations == config["osem"]["iterations"]:
+        raise InputError(
+            f"{where}.conditioning",
+            f"has osem_input, which with all counts and {iterations} iterations is the reference "
+            "that networks are to give",
+            "train towards the truth (training.target: activity), give lower simulation.doses "
+            "alone, or other osem_input.iterations",
         )
 
 

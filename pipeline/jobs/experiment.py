@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 TRAINING_DECIDES = (
-    *("precision", "gradient_clip", "ema_decay"),
+    *("precision", "target", "gradient_clip", "ema_decay"),
     *("validate_every_steps", "validation_slices", "validation_sampling"),
 )
 """Keys of the configuration's ``training`` that decide what a run's weights and log hold."""

@@ -151,6 +151,13 @@ def sinogram(config: Config, projector: str) -> int:
     return asked(TORCH_MB, held + (matrix if projector == "sparse" else 0))
 
 
+def thin(config: Config) -> int:
+    """Prompts of a subject's slices at a lower dose."""
+    data = data_of(config)
+    # Prompts, joined too, and background, as read and thinned: 4 each; the check of 1.
+    return asked(PLAIN_MB, 17 * data.slices * data.bins)
+
+
 def osem(config: Config, projector: str) -> int:
     """OSEM images of a subject's slices."""
     data = data_of(config)

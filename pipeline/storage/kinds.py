@@ -63,7 +63,13 @@ SUBJECT_FACTS = (
 """Attributes that every later file of a subject carries."""
 
 SIMULATION_FACTS = ("geometry", "attenuation", "psf_fwhm_mm", "background_fraction")
-"""Attributes that sinograms and shards have besides; see `pipeline.tomography.physics.Physics`."""
+"""Attributes that sinograms and shards have besides; see `pipeline.tomography.physics.Physics`.
+
+Those of fewer than all counts have the attribute `DOSE` too.
+"""
+
+DOSE = "dose"
+"""Part of the counts, in (0, 1); absent where it is 1."""
 
 IMAGE_FACTS = ("activity_unit", "head_above")
 """Attributes that phantoms, slices and shards have besides where the activity is an own image.
@@ -217,7 +223,14 @@ SHARD = Kind(
     datasets={
         "sinogram": Dataset("uint32", ("slice", "view", "radial"), "counts", "measured prompts"),
         "osem": Dataset(
-            "float32", ("slice", "y", "x"), "activity", "OSEM reconstruction of the prompts"
+            "float32", ("slice", "y", "x"), "activity", "OSEM reconstruction of all counts"
+        ),
+        "osem_input": Dataset(
+            "float32",
+            ("slice", "y", "x"),
+            "activity",
+            "OSEM reconstruction of these prompts; absent where no network sees it",
+            optional=True,
         ),
         "fbp": Dataset(
             "float32", ("slice", "y", "x"), "activity", "arc-corrected FBP of the prompts"

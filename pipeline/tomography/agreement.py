@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage.errors import InputError
-from pipeline.tomography.physics import COUNTS, DECIDING, Physics, of_shard
+from pipeline.tomography.physics import COUNTS, DECIDING, TINY, Physics, of_shard
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,11 @@ def of_training(train: Sequence[Path], validation: Sequence[Path]) -> Physics | 
         log.warning("the shards do not say their physics, and so the weights will not")
         return None
     known = [physics for path in train if (physics := found[path])]
-    means = {name: sum(getattr(one, name) for one in known) / len(known) for name in COUNTS}
-    return replace(first, **means)
+    means = {
+        name: sum(getattr(one, name) / one.doses[0] for one in known) / len(known)
+        for name in COUNTS
+    }
+    return replace(first, **means, doses=sorted({one.doses[0] for one in known}))
 
 
 def check(trained: Physics | None, weights: Path, data: Physics | None, where: Path) -> list[str]:
@@ -116,13 +119,20 @@ def _difference(name: str, old: Any, new: Any) -> Iterator[str]:
         yield f"{name}: {old} -> {new}"
 
 
+def nearest_dose(trained: Physics, counts_per_slice: float) -> float:
+    """Of the doses that a network was trained with, give that of the nearest counts, as a ratio."""
+    wanted = max(counts_per_slice / trained.counts_per_slice, TINY)
+    return min(trained.doses, key=lambda dose: abs(math.log(wanted / dose)))
+
+
 def doubts(trained: Physics, data: Physics) -> Iterator[str]:
     """List what makes images of a network less sure, in words."""
-    ratio = data.counts_per_slice / trained.counts_per_slice
+    of_training = trained.counts_per_slice * nearest_dose(trained, data.counts_per_slice)
+    ratio = data.counts_per_slice / of_training
     if not 1 / COUNTS_FACTOR <= ratio <= COUNTS_FACTOR:
         yield (
             f"{data.counts_per_slice:,.0f} counts per slice, {ratio:.2g} times the "
-            f"{trained.counts_per_slice:,.0f} of training"
+            f"{of_training:,.0f} of training"
         )
     if not data.measured:
         return

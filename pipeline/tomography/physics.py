@@ -6,7 +6,7 @@ on; `pipeline.tomography.agreement` compares.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.kinds import SHARD
+from pipeline.storage.kinds import DOSE, SHARD
 from pipeline.tomography.scanners import GEOMETRIES, Geometry
 
 
@@ -39,11 +39,13 @@ class Physics:
     background_fraction : float
         Part of the prompts that is background.
     counts_per_slice : float
-        Mean prompts.
+        Mean prompts, of weights at dose 1.
     counts_per_activity : float
-        See `counts_of`.
+        See `counts_of`; of weights at dose 1.
     patient_position : str
         As `pipeline.tomography.geometry.Placed` has it; all that is simulated lies HFS.
+    doses : sequence of float
+        Parts of the counts: of weights those that they were trained with, of a shard its own.
     """
 
     geometry: Mapping[str, Any]
@@ -56,6 +58,11 @@ class Physics:
     counts_per_slice: float
     counts_per_activity: float
     patient_position: str = "HFS"
+    doses: Sequence[float] = (1.0,)
+
+    def __post_init__(self) -> None:
+        # JSON gives a list; two physics of the same doses are the same.
+        object.__setattr__(self, "doses", tuple(self.doses))
 
     @property
     def measured(self) -> bool:
@@ -74,6 +81,9 @@ class Physics:
             known = isinstance(value, int | float) and not isinstance(value, bool)
             if not (known and least <= value < math.inf):
                 return f"the {name} {value!r}"
+        for dose in self.doses:
+            if not (isinstance(dose, int | float) and 0 < dose <= 1):
+                return f"the dose {dose!r}"
         return None
 
 
@@ -89,7 +99,7 @@ NUMBERS = {
 COUNTS = ("counts_per_slice", "counts_per_activity")
 """Fields of `Physics` that differ from subject to subject."""
 
-DECIDING = tuple(name for name in Physics.__dataclass_fields__ if name not in COUNTS)
+DECIDING = tuple(n for n in Physics.__dataclass_fields__ if n not in (*COUNTS, "doses"))
 """The others, in which all data of a network must agree."""
 
 
@@ -135,6 +145,11 @@ def counts_of(file: h5py.File, fbp: h5py.Dataset) -> dict[str, float]:
     return {"counts_per_slice": prompts / len(fbp), "counts_per_activity": ratio}
 
 
+def dose_of(file: h5py.File) -> float:
+    """Give the part of the counts that an open file of sinograms, or a shard, has."""
+    return float(file.attrs.get(DOSE, 1.0))
+
+
 def of_shard(path: Path) -> Physics | None:
     """Read the physics of a shard; None of one that was made before shards said it.
 
@@ -145,13 +160,15 @@ def of_shard(path: Path) -> Physics | None:
     """
     with hdf5.opened(path, SHARD) as file:
         held = {name: value for name, value in file.attrs.items() if name in DECIDING + COUNTS}
+        dose = dose_of(file)
     if "geometry" not in held:
         return None
     remedy = f"delete it and run rule 'shard' again: snakemake --cores all -- {path}"
     try:
         # NumPy's numbers become Python's, which JSON and YAML know.
         plain = {name: np.asarray(value).item() for name, value in held.items()}
-        found = Physics(**plain | {"geometry": json.loads(plain["geometry"])})
+        plain |= {"geometry": json.loads(plain["geometry"]), "doses": (dose,)}
+        found = Physics(**plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(path, f"does not say its physics ({error})", remedy) from error
     if wrong := found.wrong():

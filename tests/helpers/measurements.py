@@ -36,7 +36,7 @@ def lines_of(axis, label):
 def write_metrics(path, rows):
     """Write rows (model, estimate, metric, reference, region, value)."""
     columns = ["model", "estimate", "metric", "reference", "region", "value"]
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    pd.DataFrame(rows, columns=columns).assign(dose=1.0).to_csv(path, index=False)
     return path
 
 

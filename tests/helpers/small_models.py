@@ -64,6 +64,7 @@ SETTINGS: dict[str, Any] = {
         "devices": 1,
         "threads": 1,
         "precision": "32-true",
+        "target": "osem",
         "gradient_clip": 0.0,
         "ema_decay": 0.0,
         "compile": False,
@@ -91,6 +92,7 @@ SETTINGS: dict[str, Any] = {
         "Pix2Pix": {**GAN, "l1_weight": 100.0},
     },
     "variants": {},
+    "simulation": {"doses": [1.0]},
     "sampling": {
         "sampler": "ddim",
         "steps": 4,
@@ -153,6 +155,7 @@ def make_shard(
     brightness: float = 1.0,
     seed: int = 0,
     rotations: int = 1,
+    scale: float = 1.0,
     physics: Mapping[str, Any] | None = PHYSICS,
 ) -> Path:
     """Write a shard of random discs with two tissues, so many slices in all.
@@ -168,13 +171,14 @@ def make_shard(
     arrays = {
         "sinogram": rng.poisson(50 * brightness, (slices, views, radial)).astype(np.uint32),
         "osem": np.maximum(activity + noise, 0).astype(np.float32),
+        "osem_input": np.maximum(activity + 2 * noise, 0).astype(np.float32),
         "fbp": (activity + 3 * noise).astype(np.float32),
         "activity": activity.astype(np.float32),
         "labels": labels,
         "rotation": np.repeat(np.arange(rotations, dtype=np.uint8), slices // rotations),
         "rotation_deg": np.zeros(slices, dtype=np.float32),
         "slice_index": np.tile(np.arange(10, 10 + slices // rotations, dtype=np.int16), rotations),
-        "scale": np.ones(slices, dtype=np.float32),
+        "scale": np.full(slices, scale, dtype=np.float32),
     }
     facts = {} if physics is None else {"pixels": size, **physics}
     hdf5.write(path, SHARD, arrays, hdf5.provenance({"seed": seed}, subject=subject, **facts))

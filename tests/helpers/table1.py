@@ -42,6 +42,7 @@ def rows_of(model, psnr_db, estimate="single", samples=1, seed=0, references=("o
                 for metric, reference, region in keys:
                     yield origin | {
                         "subject": subject,
+                        "dose": 1.0,
                         "slice_index": slice_index,
                         "rotation": rotation,
                         "metric": metric,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.small_models import SIZE, few_files, make_shard
+from helpers.small_models import PHYSICS, SIZE, few_files, make_shard
 from models.dataset import Scales, ShardSlices, SliceKey, crop, from_signed, pad, to_signed
 from models.loader import batches, in_order
 from models.training.order import BatchOrder, steps_per_epoch
@@ -163,3 +163,73 @@ def test_epochs_and_seeds_differ():
     (other,) = BatchOrder(50, 50, 2, 0, 1)
     assert first != second
     assert first != other
+
+
+def test_line_integrals_are_counts_over_the_scale(tmp_path):
+    paths = [make_shard(tmp_path / f"{n}.h5", seed=n, scale=n + 2.0) for n in range(2)]
+    scales = Scales.from_shards(paths)
+    slices = ShardSlices(paths, SIZE, scales, ["line_integrals", "sinogram"])
+    largest = 0.0
+    for row, scale in ((0, 2.0), (5, 3.0)):
+        integrals, counts = slices[row]["inputs"].double()
+        expected = counts * scales.sinogram / scale / scales.line_integral
+        torch.testing.assert_close(integrals, expected, rtol=1e-5, atol=1e-7)
+    for row in range(len(slices)):
+        largest = max(largest, float(slices[row]["inputs"][0].max()))
+    assert largest == pytest.approx(1, rel=1e-6)
+
+
+def test_images_are_what_is_to_be_learnt(tmp_path):
+    path = make_shard(tmp_path / "s.h5")
+    with h5py.File(path) as file:
+        for target in ("osem", "activity"):
+            item = ShardSlices([path], SIZE, SCALES, ["osem_input"], target)[1]
+            assert np.allclose(item["image"][0] * 200, file[target][1], rtol=1e-6)
+            assert np.allclose(item["inputs"][0] * 200, file["osem_input"][1], rtol=1e-6)
+
+
+def doses(folder, slices=(5, 5)):
+    """Shards of two subjects at two doses."""
+    found = []
+    for number, dose in enumerate((0.2, 0.05)):
+        for n, subject in enumerate(("subject04", "subject05")):
+            physics = {**PHYSICS, "dose": dose}
+            path = folder / f"{subject}_{dose}.h5"
+            make_shard(path, subject=subject, seed=n, slices=slices[number], physics=physics)
+            found.append(path)
+    return found
+
+
+def test_doses_of_the_same_slices_follow_one_another(tmp_path):
+    slices = ShardSlices(doses(tmp_path), SIZE, SCALES, SINOGRAM)
+    assert slices.doses == 2
+    assert slices.keys[:10] == slices.keys[10:]
+    with pytest.raises(InputError, match="the same slices at each of 2 doses"):
+        ShardSlices(doses(tmp_path, (5, 4)), SIZE, SCALES, SINOGRAM)
+
+
+def test_a_channel_that_shards_lack_is_named(tmp_path):
+    path = make_shard(tmp_path / "s.h5")
+    with h5py.File(path, "r+") as file:
+        del file["osem_input"]
+    assert len(ShardSlices([path], SIZE, SCALES, BOTH)) == 5
+    with pytest.raises(InputError, match=r"s\.h5: lacks the dataset 'osem_input'"):
+        ShardSlices([path], SIZE, SCALES, ["osem_input"])
+
+
+@given(st.integers(1, 30), st.integers(1, 7), st.integers(2, 4), st.integers(0, 9))
+def test_each_slice_is_seen_once_an_epoch_at_some_dose(count, batch_size, doses, seed):
+    steps = steps_per_epoch(count, batch_size)
+    order = list(BatchOrder(count, batch_size, seed, 0, 20 * steps, doses=doses))
+    seen = set()
+    for epoch in range(20):
+        indices = [i for batch in order[epoch * steps : (epoch + 1) * steps] for i in batch]
+        assert sorted(i % count for i in indices) == list(range(count))
+        seen |= {i // count for i in indices}
+    assert seen <= set(range(doses))
+    if count > 1:
+        assert len(seen) == doses
+    # Resumed anywhere, it goes on the same.
+    middle = 7 * steps + steps // 2
+    rest = BatchOrder(count, batch_size, seed, middle, 20 * steps, doses=doses)
+    assert list(rest) == order[middle:]

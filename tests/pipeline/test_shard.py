@@ -89,7 +89,19 @@ SOURCES = {
 
 
 def test_every_dataset_has_a_source():
-    assert SOURCES.keys() == SHARD.datasets.keys()
+    assert {*SOURCES, "osem_input"} == SHARD.datasets.keys()
+
+
+def test_a_lower_dose_has_its_own_osem_image(tmp_path, inputs, output):
+    seen = write(tmp_path, "osem", arrays={"osem": np.full((SLICE, SIZE, SIZE), 7, np.float32)})
+    seen.rename(tmp_path / "osem_input.h5")
+    inputs["osem"] = write(tmp_path, "osem")
+    inputs["sinogram"] = write(tmp_path, "sinogram", dose=0.05)
+    found, attributes = build(inputs | {"osem_input": tmp_path / "osem_input.h5"}, output)
+    assert (found["osem_input"] == 7).all()
+    assert not (found["osem"] == 7).all()
+    assert attributes["dose"] == 0.05
+    assert "osem_input_config" in json.loads(attributes["config"])
 
 
 def test_values_are_those_of_the_inputs(inputs, output):
@@ -121,7 +133,8 @@ def test_datasets_and_attributes_describe_the_shard(inputs, output):
     config = json.loads(attributes["config"])
     assert config == {f"{name}_config": json.dumps({name: "settings"}) for name in KINDS}
     with hdf5.opened(output, SHARD) as file:
-        for name, declared in SHARD.datasets.items():
+        for name in SOURCES:
+            declared = SHARD.datasets[name]
             assert tuple(axis.label for axis in file[name].dims) == declared.axes
             assert file[name].attrs["units"] == declared.units
             assert file[name].attrs["description"] == declared.description

@@ -257,7 +257,7 @@ def test_a_condition_channel_is_a_line(extended):
     refused = called(
         project, "--dry-run", "--config", "methods={Toy: {conditioning: [sinogram, truht]}}"
     )
-    assert "one of sinogram, fbp, truth" in refused.stdout
+    assert "one of sinogram, line_integrals, fbp, osem_input, truth" in refused.stdout
 
 
 def test_the_report_shows_what_was_added(extended):

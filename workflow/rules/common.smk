@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from pipeline.jobs.config import check, check_scans, files_of_scan
 from pipeline.sources.base import LABELS
 from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError
+from pipeline.jobs.doses import doses_of, folder, simulated, with_osem_input
 from pipeline.jobs.experiment import deciding, models_of, replicates
 from pipeline.tomography.geometry import field_of_view_mm, grid_from
 from pipeline.tomography.scanners import scanner_from
@@ -42,6 +44,12 @@ EVALUATED = config["evaluation"]["models"]
 UNCERTAINTY = config["evaluation"]["uncertainty"]
 SWEEPS = config["evaluation"]["sweeps"]
 
+# Folders of the files of the doses that networks see; figures and sweeps are of the first.
+DOSES = doses_of(config)
+SHOWN = next(iter(DOSES))
+# What figures compare with, and tables first.
+REFERENCE = catalogue.reference_of(config["training"]["target"])
+
 SCANS = config["scans"]
 SOURCE = facts(config["source"])
 DATA = f"data/{config['name']}"
@@ -53,9 +61,12 @@ RESULTS = f"results/{config['name']}"
 LOGS = f"logs/{config['name']}"
 
 
+LOWER = [of for of in DOSES if of]
+
+
 def any_of(names):
     """Pattern of some names, of which there may be none."""
-    return "|".join(names) or "none"
+    return "|".join(map(re.escape, names)) or "none"
 
 
 wildcard_constraints:
@@ -63,6 +74,9 @@ wildcard_constraints:
     model=any_of(MODELS),
     sweep=any_of(SWEEPS),
     scan=any_of(SCANS),
+    # All counts, of which the reference is made in any case, or a dose.
+    of=f"({any_of(LOWER)})?",
+    lower=any_of(LOWER),
 
 
 def of_split(*splits):
@@ -70,9 +84,18 @@ def of_split(*splits):
     return [name for name, subject in SUBJECTS.items() if subject.split in splits]
 
 
-def shards(*splits):
-    """Shards of the subjects of some splits."""
-    return [f"{DATA}/shards/{subject}.h5" for subject in of_split(*splits)]
+def shards(*splits, doses=DOSES):
+    """Shards of the subjects of some splits, dose by dose."""
+    return expand(
+        f"{DATA}/shards/{{of}}{{subject}}.h5", of=doses, subject=of_split(*splits)
+    )
+
+
+def osem_input(wildcards):
+    """OSEM image of what networks see, where a shard has it."""
+    if with_osem_input(config, wildcards.of):
+        return f"{DATA}/osem_input/{wildcards.of}{wildcards.subject}.h5"
+    return []
 
 
 def system_matrix(grid):
@@ -138,18 +161,21 @@ def shown():
     return of_split("test")[: len(config["evaluation"]["figure_positions"])]
 
 
-def reconstructions(models, subjects):
-    """Reconstructions, one file a model and subject."""
+def reconstructions(models, subjects, doses=(SHOWN,)):
+    """Reconstructions, one file a model, dose and subject."""
     return expand(
-        f"{RESULTS}/reconstructions/{{model}}/{{subject}}.h5",
+        f"{RESULTS}/reconstructions/{{model}}/{{of}}{{subject}}.h5",
         model=list(models),
+        of=doses,
         subject=subjects,
     )
 
 
 def metrics_of(split):
-    """Metrics of the subjects of a split, one table a subject."""
-    return expand(f"{RESULTS}/metrics/{{subject}}.csv.gz", subject=of_split(split))
+    """Metrics of the subjects of a split, one table a dose and subject."""
+    return expand(
+        f"{RESULTS}/metrics/{{of}}{{subject}}.csv.gz", of=DOSES, subject=of_split(split)
+    )
 
 
 def training_logs():
@@ -178,7 +204,9 @@ def swept_weights(wildcards):
 
 def swept_shards(wildcards):
     """What a sweep reconstructs; test subjects serve for the figures of the paper alone."""
-    return shards("test" if wildcards.sweep == "epochs" else "validation")
+    return shards(
+        "test" if wildcards.sweep == "epochs" else "validation", doses=[SHOWN]
+    )
 
 
 def rows(models):
@@ -219,7 +247,7 @@ def previews():
     """Contact sheets of one test subject."""
     return expand(
         f"{RESULTS}/previews/{{stage}}_{{subject}}.png",
-        stage=("phantoms", "sinograms", "shards"),
+        stage=("phantoms", f"{SHOWN}sinograms", f"{SHOWN}shards"),
         subject=of_split("test")[:1],
     )
 

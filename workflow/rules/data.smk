@@ -115,12 +115,33 @@ rule sinogram:
     params:
         scanner=config["scanner"],
         slices=config["slices"],
-        simulation=config["simulation"],
+        simulation=simulated(config),
         projector=PROJECTOR,
         code=code_hash("sinogram.py"),
         matrix_code=code_hash("system_matrix.py"),
     script:
         "../scripts/sinogram.py"
+
+
+rule thin:
+    input:
+        f"{DATA}/sinograms/{{subject}}.h5",
+    output:
+        f"{DATA}/sinograms/{{lower}}{{subject}}.h5",
+    log:
+        f"{LOGS}/thin/{{lower}}{{subject}}.log",
+    benchmark:
+        f"{LOGS}/thin/{{lower}}{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory.thin(config),
+    params:
+        dose=lambda wildcards: DOSES[wildcards.lower],
+        code=code_hash("thin.py"),
+    script:
+        "../scripts/thin.py"
 
 
 rule osem:
@@ -141,8 +162,34 @@ rule osem:
     params:
         scanner=config["scanner"],
         slices=config["slices"],
-        simulation=config["simulation"],
+        simulation=simulated(config),
         osem=config["osem"],
+        projector=PROJECTOR,
+        code=code_hash("osem.py"),
+    script:
+        "../scripts/osem.py"
+
+
+rule osem_input:
+    input:
+        sinogram=f"{DATA}/sinograms/{{of}}{{subject}}.h5",
+        matrix=system_matrix("reconstruction"),
+    output:
+        f"{DATA}/osem_input/{{of}}{{subject}}.h5",
+    log:
+        f"{LOGS}/osem_input/{{of}}{{subject}}.log",
+    benchmark:
+        f"{LOGS}/osem_input/{{of}}{{subject}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory.osem(config, PROJECTOR),
+    params:
+        scanner=config["scanner"],
+        slices=config["slices"],
+        simulation=simulated(config),
+        osem=config["osem"] | config["osem_input"],
         projector=PROJECTOR,
         code=code_hash("osem.py"),
     script:
@@ -151,13 +198,13 @@ rule osem:
 
 rule fbp:
     input:
-        f"{DATA}/sinograms/{{subject}}.h5",
+        f"{DATA}/sinograms/{{of}}{{subject}}.h5",
     output:
-        f"{DATA}/fbp/{{subject}}.h5",
+        f"{DATA}/fbp/{{of}}{{subject}}.h5",
     log:
-        f"{LOGS}/fbp/{{subject}}.log",
+        f"{LOGS}/fbp/{{of}}{{subject}}.log",
     benchmark:
-        f"{LOGS}/fbp/{{subject}}.tsv"
+        f"{LOGS}/fbp/{{of}}{{subject}}.tsv"
     conda:
         "../envs/legopet.yaml"
     threads: 1
@@ -175,15 +222,16 @@ rule fbp:
 rule shard:
     input:
         slices=f"{DATA}/slices/{{subject}}.h5",
-        sinogram=f"{DATA}/sinograms/{{subject}}.h5",
+        sinogram=f"{DATA}/sinograms/{{of}}{{subject}}.h5",
         osem=f"{DATA}/osem/{{subject}}.h5",
-        fbp=f"{DATA}/fbp/{{subject}}.h5",
+        fbp=f"{DATA}/fbp/{{of}}{{subject}}.h5",
+        osem_input=osem_input,
     output:
-        f"{DATA}/shards/{{subject}}.h5",
+        f"{DATA}/shards/{{of}}{{subject}}.h5",
     log:
-        f"{LOGS}/shard/{{subject}}.log",
+        f"{LOGS}/shard/{{of}}{{subject}}.log",
     benchmark:
-        f"{LOGS}/shard/{{subject}}.tsv"
+        f"{LOGS}/shard/{{of}}{{subject}}.tsv"
     conda:
         "../envs/legopet.yaml"
     threads: 1
@@ -198,18 +246,18 @@ rule shard:
 
 rule preview:
     input:
-        f"{DATA}/{{stage}}/{{subject}}.h5",
+        f"{DATA}/{{stage}}/{{of}}{{subject}}.h5",
     output:
         report(
-            f"{RESULTS}/previews/{{stage}}_{{subject}}.png",
+            f"{RESULTS}/previews/{{of}}{{stage}}_{{subject}}.png",
             caption="../report/preview.rst",
             category="Data",
-            labels={"file": "{stage}", "subject": "{subject}"},
+            labels={"file": "{stage}", "subject": "{of}{subject}"},
         ),
     log:
-        f"{LOGS}/preview/{{stage}}_{{subject}}.log",
+        f"{LOGS}/preview/{{of}}{{stage}}_{{subject}}.log",
     wildcard_constraints:
-        stage="phantoms|slices|sinograms|osem|fbp|shards",
+        stage="phantoms|slices|sinograms|osem|osem_input|fbp|shards",
     conda:
         "../envs/legopet.yaml"
     threads: 1

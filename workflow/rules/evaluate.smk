@@ -2,13 +2,13 @@ rule reconstruct:
     input:
         weights=weights_of("{model}"),
         features=features_of,
-        shard=f"{DATA}/shards/{{subject}}.h5",
+        shard=f"{DATA}/shards/{{of}}{{subject}}.h5",
     output:
-        f"{RESULTS}/reconstructions/{{model}}/{{subject}}.h5",
+        f"{RESULTS}/reconstructions/{{model}}/{{of}}{{subject}}.h5",
     log:
-        f"{LOGS}/reconstruct/{{model}}_{{subject}}.log",
+        f"{LOGS}/reconstruct/{{of}}{{model}}_{{subject}}.log",
     benchmark:
-        f"{LOGS}/reconstruct/{{model}}_{{subject}}.tsv"
+        f"{LOGS}/reconstruct/{{of}}{{model}}_{{subject}}.tsv"
     conda:
         "../envs/legopet.yaml"
     threads: job_threads()
@@ -29,15 +29,15 @@ rule reconstruct:
 
 rule metrics:
     input:
-        reconstructions=reconstructions(EVALUATED, ["{subject}"]),
-        shard=f"{DATA}/shards/{{subject}}.h5",
+        reconstructions=reconstructions(EVALUATED, ["{subject}"], ["{of}"]),
+        shard=f"{DATA}/shards/{{of}}{{subject}}.h5",
         weights=weights_of(EVALUATED[0]),
     output:
-        f"{RESULTS}/metrics/{{subject}}.csv.gz",
+        f"{RESULTS}/metrics/{{of}}{{subject}}.csv.gz",
     log:
-        f"{LOGS}/metrics/{{subject}}.log",
+        f"{LOGS}/metrics/{{of}}{{subject}}.log",
     benchmark:
-        f"{LOGS}/metrics/{{subject}}.tsv"
+        f"{LOGS}/metrics/{{of}}{{subject}}.tsv"
     conda:
         "../envs/legopet.yaml"
     threads: 1
@@ -94,6 +94,8 @@ rule table1:
     params:
         models=EVALUATED,
         rows=rows(EVALUATED),
+        doses=list(DOSES.values()),
+        reference=REFERENCE,
         code=code_hash("table1.py"),
     script:
         "../scripts/table1.py"
@@ -102,7 +104,7 @@ rule table1:
 rule panel:
     input:
         reconstructions=reconstructions(rows(EVALUATED), shown()),
-        shards=expand(f"{DATA}/shards/{{subject}}.h5", subject=shown()),
+        shards=expand(f"{DATA}/shards/{SHOWN}{{subject}}.h5", subject=shown()),
         weights=[weights_of(model) for model in rows(EVALUATED)],
     output:
         report(
@@ -121,6 +123,7 @@ rule panel:
     params:
         models=list(rows(EVALUATED)),
         positions=config["evaluation"]["figure_positions"],
+        reference=REFERENCE,
         code=code_hash("panel.py"),
     script:
         "../scripts/panel.py"
@@ -145,6 +148,7 @@ rule regional_bias:
         mem_mb=model_memory.tables(config),
     params:
         models=list(rows(EVALUATED)),
+        dose=DOSES[SHOWN],
         code=code_hash("regional_bias.py"),
     script:
         "../scripts/regional_bias.py"
@@ -153,7 +157,7 @@ rule regional_bias:
 rule uncertainty:
     input:
         reconstructions=reconstructions(filter(None, [UNCERTAINTY]), shown()),
-        shards=expand(f"{DATA}/shards/{{subject}}.h5", subject=shown()),
+        shards=expand(f"{DATA}/shards/{SHOWN}{{subject}}.h5", subject=shown()),
     output:
         report(
             f"{RESULTS}/figures/uncertainty.png",
@@ -194,6 +198,7 @@ rule calibration:
     resources:
         mem_mb=model_memory.tables(config),
     params:
+        dose=DOSES[SHOWN],
         code=code_hash("calibration.py"),
     script:
         "../scripts/calibration.py"
@@ -252,6 +257,7 @@ rule epochs:
     params:
         models=SWEEPS["epochs"]["models"],
         rows=rows(SWEEPS["epochs"]["models"]),
+        reference=REFERENCE,
         code=code_hash("epochs.py"),
     script:
         "../scripts/epochs.py"
@@ -275,6 +281,7 @@ rule guidance:
     resources:
         mem_mb=model_memory.tables(config),
     params:
+        reference=REFERENCE,
         code=code_hash("guidance.py"),
     script:
         "../scripts/guidance.py"
@@ -298,6 +305,7 @@ rule samplers:
     resources:
         mem_mb=model_memory.tables(config),
     params:
+        reference=REFERENCE,
         code=code_hash("samplers.py"),
     script:
         "../scripts/samplers.py"
@@ -310,7 +318,7 @@ rule provenance:
         weights=[weights_of(model) for model in training_logs()],
         settings=[record_of(model) for model in training_logs()],
         checkpoints=expand(f"{RESULTS}/checkpoints/{{model}}", model=training_logs()),
-        reconstructions=reconstructions(EVALUATED, of_split("test")),
+        reconstructions=reconstructions(EVALUATED, of_split("test"), DOSES),
         metrics=[f"{RESULTS}/metrics.csv.gz", *metrics_of("test")],
         tables=rules.table1.output,
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],

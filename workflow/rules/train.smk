@@ -48,6 +48,7 @@ rule training_curves:
         mem_mb=model_memory.tables(config),
     params:
         models=list(training_logs()),
+        reference=REFERENCE,
         code=code_hash("training_curves.py"),
     script:
         "../scripts/training_curves.py"

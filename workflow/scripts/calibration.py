@@ -5,4 +5,4 @@ from models.report.drawing import save
 from pipeline.jobs.job import job
 
 with job(snakemake):
-    save(calibration(Path(snakemake.input[0])), Path(snakemake.output[0]))
+    save(calibration(Path(snakemake.input[0]), snakemake.params.dose), Path(snakemake.output[0]))

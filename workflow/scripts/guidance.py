@@ -5,4 +5,7 @@ from models.report.sweeps import guidance
 from pipeline.jobs.job import job
 
 with job(snakemake):
-    save(guidance([Path(table) for table in snakemake.input]), Path(snakemake.output[0]))
+    save(
+        guidance([Path(table) for table in snakemake.input], snakemake.params.reference),
+        Path(snakemake.output[0]),
+    )

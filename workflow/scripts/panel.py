@@ -13,5 +13,6 @@ with job(snakemake):
         {model: [Path(next(files)) for _ in shards] for model in models},
         read_metadata(Path(snakemake.input.weights[0])).scales,
         snakemake.params.positions,
+        snakemake.params.reference,
     )
     save(figure, Path(snakemake.output[0]))

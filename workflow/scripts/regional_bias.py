@@ -5,5 +5,5 @@ from models.report.drawing import save
 from pipeline.jobs.job import job
 
 with job(snakemake):
-    figure = regional_bias(Path(snakemake.input[0]), snakemake.params.models)
+    figure = regional_bias(Path(snakemake.input[0]), snakemake.params.models, snakemake.params.dose)
     save(figure, Path(snakemake.output[0]))

@@ -8,4 +8,5 @@ with job(snakemake):
         *(Path(snakemake.input[name]) for name in ("slices", "sinogram", "osem", "fbp")),
         Path(snakemake.output[0]),
         snakemake.params.split,
+        Path(snakemake.input.osem_input) if snakemake.input.osem_input else None,
     )

@@ -9,6 +9,8 @@ with job(snakemake):
         Path(snakemake.input.metrics),
         snakemake.params.rows,
         dict(zip(snakemake.params.models, map(parameters_in, records), strict=True)),
+        snakemake.params.doses,
+        snakemake.params.reference,
         output_csv=Path(snakemake.output.csv),
         output_differences=Path(snakemake.output.differences),
         output_markdown=Path(snakemake.output.markdown),

@@ -6,5 +6,7 @@ from pipeline.jobs.job import job
 
 with job(snakemake):
     logs = map(Path, snakemake.input)
-    figure = training_curves(dict(zip(snakemake.params.models, logs, strict=True)))
+    figure = training_curves(
+        dict(zip(snakemake.params.models, logs, strict=True)), snakemake.params.reference
+    )
     save(figure, Path(snakemake.output[0]))

@@ -109,11 +109,15 @@ def test_scripts_write_their_figures(regions, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("step,loss,validation_psnr_db\n10,1,20\n")
     for name, table, params in (
-        ("training_curves", log, {"models": ["cDPM"]}),
-        ("epochs", sweep, {"models": ["cDPM"], "rows": {"cDPM": ["cDPM"]}}),
-        ("guidance", sweep, {}),
-        ("samplers", sweep, {}),
-        ("calibration", regions, {}),
-        ("regional_bias", regions, {"models": ["LegoPET"]}),
+        ("training_curves", log, {"models": ["cDPM"], "reference": "osem"}),
+        (
+            "epochs",
+            sweep,
+            {"models": ["cDPM"], "rows": {"cDPM": ["cDPM"]}, "reference": "osem"},
+        ),
+        ("guidance", sweep, {"reference": "osem"}),
+        ("samplers", sweep, {"reference": "osem"}),
+        ("calibration", regions, {"dose": 1.0}),
+        ("regional_bias", regions, {"models": ["LegoPET"], "dose": 1.0}),
     ):
         run_script(name, tmp_path / f"{name}.png", [str(table)], **params)

@@ -214,6 +214,7 @@ def test_scripts_write_their_figures(drawn, tmp_path, monkeypatch):
     inputs.reconstructions = [str(path) for paths in reconstructions.values() for path in paths]
     inputs.weights = ["weights.safetensors"]
     models = list(reconstructions)
-    run_script("panel", tmp_path / "panel.png", inputs, models=models, positions=[0.5])
+    settings = {"models": models, "positions": [0.5], "reference": "osem"}
+    run_script("panel", tmp_path / "panel.png", inputs, **settings)
     inputs.reconstructions = [str(path) for path in reconstructions["LegoPET"]]
     run_script("uncertainty", tmp_path / "u.png", inputs, model="LegoPET", positions=[0.5])

@@ -186,7 +186,7 @@ BAD_VALUES = [
     ("network__patch", 0, "a whole number, at least 1, at most 16"),
     ("network__blocks", 9, "at least 1, at most 8"),
     ("training__threads", -1, "at least 0"),
-    ("methods__cGAN__conditioning", "sinogram", "a list of names out of sinogram, fbp"),
+    ("methods__cGAN__conditioning", "sinogram", "a list of names out of sinogram, line_integrals"),
     ("methods__cGAN__conditioning", ["fbp", "fbp"], "without repetitions"),
     ("methods__cGAN__conditioning", [], "of at least 1 entries"),
     ("methods__LegoPET__keep_every_epochs", -1, "at least 0"),
@@ -217,7 +217,7 @@ def test_values_in_lists_are_named_by_their_position():
     assert "a whole number, at least 1, at most 64" in error.remedy
     error = refusal(methods__cGAN__conditioning=["sinogram", "pet"])
     assert (error.where, error.problem) == ("methods.cGAN.conditioning.1", "is 'pet'")
-    assert "one of sinogram, fbp" in error.remedy
+    assert "one of sinogram, line_integrals, fbp" in error.remedy
 
 
 CONTRADICTIONS = {

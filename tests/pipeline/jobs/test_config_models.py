@@ -77,6 +77,9 @@ def test_bad_variants_are_named_as_such(values, wanted):
         },
         {**sweep("epochs", models=["LegoPET-x"]), **variant(keep_every_epochs=500, seed=1)},
         {"sampling__samples": 2, "evaluation__uncertainty": "cDPM"},
+        {"methods__DeepPET__conditioning": ["osem_input"], "training__target": "activity"},
+        {"methods__DeepPET__conditioning": ["osem_input"], "simulation__doses": [0.2]},
+        {"methods__DeepPET__conditioning": ["osem_input"], "osem_input__iterations": 3},
     ],
     ids=str,
 )
@@ -99,6 +102,18 @@ CONTRADICTIONS = {
             "variants.LegoPET-x.features",
             "PnPNet sees ['sinogram'], and LegoPET-x ['sinogram', 'fbp']",
             "the same conditioning",
+        ),
+    ),
+    "the target as an input": (
+        {
+            "methods__PnPNet__conditioning": ["osem_input"],
+            "methods__LegoPET__conditioning": ["osem_input"],
+            "osem_input__iterations": 4,
+        },
+        (
+            "methods.PnPNet.conditioning",
+            "has osem_input, which with all counts and 4 iterations is the reference",
+            "training.target: activity",
         ),
     ),
     "noise": (

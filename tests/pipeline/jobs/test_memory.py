@@ -66,6 +66,7 @@ RUN = """
 import sys, yaml
 from pathlib import Path
 from pipeline import fbp, osem, sinogram
+from pipeline.jobs.doses import simulated
 from pipeline.tomography import projectors, system_matrix
 from pipeline.tomography.forward_model import Simulation
 from pipeline.tomography.geometry import grid_from
@@ -74,7 +75,7 @@ from pipeline.tomography.scanners import scanner_from
 rule, folder = sys.argv[1], Path(sys.argv[2])
 config = yaml.safe_load((folder / "config.yaml").read_text())
 ring, grid = scanner_from(config["scanner"]), grid_from(config)
-settings, simulation = osem.OsemSettings(**config["osem"]), Simulation(**config["simulation"])
+settings, simulation = osem.OsemSettings(**config["osem"]), Simulation(**simulated(config))
 fine, subsets = grid.finer(simulation.oversampling), settings.subsets
 slices, counts = folder / "slices.h5", folder / "sinogram.h5"
 if rule == "system_matrix":

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.small_models import PHYSICS, SIZE, make_shard
 from pipeline.storage.errors import InputError
-from pipeline.tomography.agreement import check, of_training
+from pipeline.tomography.agreement import check, nearest_dose, of_training
 from pipeline.tomography.physics import DECIDING, Physics, geometry_text, of_shard
 from pipeline.tomography.scanners import ParallelBeam, Ring, scanner_from
 
@@ -41,8 +41,36 @@ def test_geometries_are_those_of_their_text(geometry):
 def test_a_shard_says_its_physics(tmp_path):
     found = of_shard(make_shard(tmp_path / "s.h5"))
     said = {**PHYSICS, "geometry": json.loads(PHYSICS["geometry"])}
-    assert asdict(found) == {**said, "pixels": SIZE, "patient_position": "HFS"}
-    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    others = {"pixels": SIZE, "patient_position": "HFS", "doses": (1.0,)}
+    assert asdict(found) == said | others
+    assert Physics(**json.loads(json.dumps(asdict(found)))) == found
+
+
+def test_weights_of_several_doses_know_them_and_all_counts(tmp_path):
+    paths = [
+        make_shard(
+            tmp_path / f"{n}.h5",
+            physics={**PHYSICS, "dose": dose, "counts_per_slice": 1e6 * dose},
+        )
+        for n, dose in enumerate((0.2, 0.05, 0.02))
+    ]
+    trained = of_training(paths, [])
+    assert trained.doses == (0.02, 0.05, 0.2)
+    assert trained.counts_per_slice == pytest.approx(1e6)
+    for path in paths:
+        assert not check(trained, WEIGHTS, of_shard(path), path)
+    half, tenfold = (replace(of_shard(paths[1]), counts_per_slice=n) for n in (1e5, 1e4))
+    assert not check(trained, WEIGHTS, half, DATA)
+    assert nearest_dose(trained, 0) == 0.02
+    (doubt,) = check(trained, WEIGHTS, replace(tenfold, counts_per_slice=5e3), DATA)
+    assert doubt == "5,000 counts per slice, 0.25 times the 20,000 of training"
+
+
+@pytest.mark.parametrize("dose", [0.0, -0.1, 1.5, float("nan")])
+def test_a_dose_that_is_none_is_refused(tmp_path, dose):
+    shard = make_shard(tmp_path / "s.h5", physics={**PHYSICS, "dose": dose})
+    with pytest.raises(InputError, match="physics that no simulation has: the dose"):
+        of_shard(shard)
 
 
 def test_an_earlier_one_does_not(tmp_path):

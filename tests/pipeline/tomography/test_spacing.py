@@ -98,6 +98,7 @@ def rows(model, slices, rotations, psnr_db):
                     "sampler": "ddim",
                     "samples": 1,
                     "subject": "subject41",
+                    "dose": 1.0,
                     "slice_index": slice_index,
                     "rotation": rotation,
                     "metric": "psnr_db",
