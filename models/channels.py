@@ -21,11 +21,14 @@ class Channel(NamedTuple):
     per: str = ""
 
 
+IMAGES = "activity"
+"""The scale of channels that are images of activity."""
+
 CHANNELS = {
     "sinogram": Channel("sinogram", "sinogram"),
     "line_integrals": Channel("sinogram", "line_integral", per="scale"),
-    "fbp": Channel("fbp", "activity"),
-    "osem_input": Channel("osem_input", "activity"),
+    "fbp": Channel("fbp", IMAGES),
+    "osem_input": Channel("osem_input", IMAGES),
 }
 """Every condition channel; a line here is all that one needs whose dataset the shards have.
 
@@ -33,5 +36,5 @@ The sinogram is in counts. Line integrals are its counts over ``scale``, which g
 in activity mm, as a calibrated scanner gives them, whatever the counts.
 """
 
-TARGETS = {"osem": Channel("osem", "activity"), "activity": Channel("activity", "activity")}
+TARGETS = {"osem": Channel("osem", IMAGES), "activity": Channel("activity", IMAGES)}
 """What networks can be trained to give, by its name in ``training.target``."""

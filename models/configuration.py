@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from models.channels import CHANNELS, TARGETS
+from models.channels import CHANNELS, IMAGES, TARGETS
 from models.registry import METHODS
 from pipeline.jobs.config import check
 from pipeline.jobs.config_files import read_sections
@@ -24,6 +24,8 @@ def schema() -> dict[str, Any]:
     found = _yaml(ROOT / "workflow" / "schemas" / "config.schema.yaml")
     common = _yaml(ROOT / "models" / "methods" / "base.yaml")
     common["conditioning"]["items"]["enum"] = list(CHANNELS)
+    images = [name for name, channel in CHANNELS.items() if channel.scale == IMAGES]
+    common["residual"]["images"] = images
     found["properties"]["training"]["properties"]["target"]["enum"] = list(TARGETS)
     own: dict[str, Any] = {}
     for path in sorted({_beside(place) for place in METHODS.values()}):

@@ -112,7 +112,7 @@ class Reconstructor:
         """Reconstruct a batch (N, C, size, size), as in `models.dataset.Batch`; see `samples`."""
         with self.inference.autocast():
             placed = inputs.to(self.inference.device)
-            images = self.method.predict(placed, keys, sampling, self.seed)
+            images = self.method.reconstruct(placed, keys, sampling, self.seed)
         check_finite(images, keys, self._name(sampling))
         return images.float().cpu().numpy() * np.float32(self.metadata.scales.activity)
 

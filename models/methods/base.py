@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from models.channels import CHANNELS, IMAGES
 from models.dataset import Batch, SliceKey
 from models.settings import Network, Sampling
 from pipeline.storage.errors import InputError
@@ -40,6 +41,8 @@ class MethodSettings:
     betas : sequence of float
         Adam's decay rates of the first and second moment.
     weight_decay : float
+    residual : bool
+        Whether networks give the difference to the first image among the ``conditioning``.
     training_alone : frozenset of str
         Fields that do not decide, with the weights, what a method predicts.
     """
@@ -58,6 +61,7 @@ class MethodSettings:
     warmup_steps: int
     betas: Sequence[float]
     weight_decay: float
+    residual: bool = field(default=False, kw_only=True)  # weights from before it have none
 
 
 class Objective(NamedTuple):
@@ -94,6 +98,9 @@ class Method(ABC):
     ----------
     Settings : type
         `MethodSettings`, or what inherits from it: fields as in the method's schema.
+    settings : MethodSettings
+    middle : float
+        What networks that give zeros mean, in [0, 1] units.
     network : nn.Module
         What predicts: the trained weights that are saved and counted.
     features_of : str or None
@@ -106,6 +113,8 @@ class Method(ABC):
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    settings: MethodSettings
+    middle: ClassVar[float] = 0.0
     network: nn.Module
     features_of: ClassVar[str | None] = None
     frozen: nn.Module | None = None
@@ -118,6 +127,28 @@ class Method(ABC):
     def parts(self) -> dict[str, nn.Module]:
         """Networks that are trained, each by an optimiser of its own."""
         return {"network": self.network}
+
+    def relative(self, batch: Batch) -> Batch:
+        """Give a batch whose images are what networks are to give, of ``residual`` ones differences.
+
+        These are around `middle`, so that networks begin with an image and not with nothing.
+        """
+        if not self.settings.residual:
+            return batch
+        return batch._replace(image=batch.image - self._seen(batch.inputs) + self.middle)
+
+    def reconstruct(
+        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
+    ) -> Tensor:
+        """Give whole images, of what `predict` gives; parameters and result as there."""
+        found = self.predict(inputs, keys, sampling, seed)
+        return found + self._seen(inputs) - self.middle if self.settings.residual else found
+
+    def _seen(self, inputs: Tensor) -> Tensor:
+        """(N, 1, size, size): the first image among the inputs, in [0, 1] units."""
+        images = [CHANNELS[name].scale == IMAGES for name in self.settings.conditioning]
+        first = images.index(True)
+        return inputs[:, first : first + 1]
 
     @abstractmethod
     def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
@@ -141,7 +172,7 @@ class Method(ABC):
     def predict(
         self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
     ) -> Tensor:
-        """Reconstruct images.
+        """Give images, or of ``residual`` networks differences; see `reconstruct`.
 
         Parameters
         ----------

@@ -72,7 +72,9 @@ class CDPM(Method):
     """
 
     Settings: ClassVar[type[MethodSettings]] = CDPMSettings
+    settings: CDPMSettings
     samples = True
+    middle = 0.5  # 0 of [-1, 1]
 
     def __init__(self, network: Network, settings: CDPMSettings):
         self.settings = settings

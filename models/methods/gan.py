@@ -67,6 +67,7 @@ class GAN(Method):
     """
 
     Settings: ClassVar[type[MethodSettings]] = GANSettings
+    middle = 0.5  # 0 of [-1, 1]
 
     def __init__(self, network: Network, settings: GANSettings):
         self.settings = settings

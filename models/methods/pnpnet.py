@@ -39,6 +39,7 @@ class PnPNet(Method):
     """Regression, image = U-Net(inputs), trained with MSE + dwt_weight x DWT loss."""
 
     Settings = PnPNetSettings
+    settings: PnPNetSettings
 
     def __init__(self, network: Network, settings: PnPNetSettings):
         self.settings = settings

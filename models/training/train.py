@@ -196,7 +196,7 @@ class Run:
         for part in self.parts:
             part.wrapped.train()
         draws = [keyed_rng(self.seed, "step", self.step, *key) for key in batch.keys]
-        objectives = self.method.training_step(batch, draws)
+        objectives = self.method.training_step(self.method.relative(batch), draws)
         while (objective := self._next(objectives)) is not None:
             losses = objective.losses
             found = {name: float(loss.detach()) * weight for name, loss in losses.items()}

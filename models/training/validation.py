@@ -87,7 +87,7 @@ class Validation:
         for batch in batches(self._slices, in_order(mine, self._batch_size), 0, False):
             inputs, references, keys = to_device(batch, self._fabric)
             with self._fabric.autocast():
-                images = self._method.predict(
+                images = self._method.reconstruct(
                     inputs, keys, self._training.validation_sampling, self._seed
                 )
             check_finite(images, keys, f"{folder}: {name} after step {step}")

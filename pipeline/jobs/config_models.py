@@ -34,8 +34,9 @@ def check_models(
         The configuration, of valid types and limits.
     schema : mapping
         Its schema. Sections of methods say ``batch_norm`` where networks normalise by the
-        statistics of the batch; settings, by a name of `CHECKS`, the ``check`` that they need, and
-        ``features``, of which ``method`` the model is that it names.
+        statistics of the batch; settings, by a name of `CHECKS`, the ``check`` that they need,
+        ``features``, of which ``method`` the model is that it names, and ``residual``, which
+        channels are ``images``.
     subjects : mapping of name to Subject
         Its table of subjects.
 
@@ -50,6 +51,7 @@ def check_models(
         _check_features(_where(name, config), model, schema, models)
         _check_steps(name, model.settings, config)
         _check_target(_where(name, config), model, config)
+        _check_residual(_where(name, config), model, schema)
         properties = schema["properties"]["methods"]["properties"][model.method]["properties"]
         for setting in properties.values():
             if check := setting.get("check"):
@@ -138,6 +140,18 @@ def _check_target(where: str, model: Model, config: Mapping[str, Any]) -> None:
             "that networks are to give",
             "train towards the truth (training.target: activity), give lower simulation.doses "
             "alone, or other osem_input.iterations",
+        )
+
+
+def _check_residual(where: str, model: Model, schema: Mapping[str, Any]) -> None:
+    """Whoever gives a difference must see an image."""
+    method = schema["properties"]["methods"]["properties"][model.method]
+    images, seen = method["properties"]["residual"]["images"], model.settings["conditioning"]
+    if model.settings["residual"] and not {*seen} & {*images}:
+        raise InputError(
+            f"{where}.residual",
+            f"is true, and the conditioning {seen} has no image to differ from",
+            f"add {' or '.join(images)} to the conditioning, or set residual to false",
         )
 
 

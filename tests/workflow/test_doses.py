@@ -17,13 +17,14 @@ from pipeline.storage.kinds import SHARD
 pytestmark = pytest.mark.dag
 
 DOSES = {0.2: "dose_0.2/", 1.0: "", 0.05: "dose_0.05/"}
+SEEN = {"conditioning": ["line_integrals", "osem_input"]}
 OVERLAY = {
     "name": "low",
     "simulation": {"doses": list(DOSES)},
     "training": {"target": "activity"},
     "methods": {
-        "PnPNet": {"epochs": 2, "conditioning": ["line_integrals", "osem_input"]},
-        "LegoPET": {"epochs": 1, "conditioning": ["line_integrals", "osem_input"]},
+        "PnPNet": {"epochs": 2, **SEEN, "residual": True},
+        "LegoPET": {"epochs": 1, **SEEN, "residual": True},
     },
     "evaluation": {
         "models": ["PnPNet", "LegoPET"],

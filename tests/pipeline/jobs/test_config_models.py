@@ -79,6 +79,7 @@ def test_bad_variants_are_named_as_such(values, wanted):
         {"sampling__samples": 2, "evaluation__uncertainty": "cDPM"},
         {"methods__DeepPET__conditioning": ["osem_input"], "training__target": "activity"},
         {"methods__DeepPET__conditioning": ["osem_input"], "simulation__doses": [0.2]},
+        {"methods__cGAN__residual": True, "methods__cGAN__conditioning": ["sinogram", "fbp"]},
         {"methods__DeepPET__conditioning": ["osem_input"], "osem_input__iterations": 3},
     ],
     ids=str,
@@ -114,6 +115,14 @@ CONTRADICTIONS = {
             "methods.PnPNet.conditioning",
             "has osem_input, which with all counts and 4 iterations is the reference",
             "training.target: activity",
+        ),
+    ),
+    "a difference to nothing": (
+        {"methods__cGAN__residual": True, "methods__cGAN__conditioning": ["line_integrals"]},
+        (
+            "methods.cGAN.residual",
+            "is true, and the conditioning ['line_integrals'] has no image",
+            "add fbp or osem_input",
         ),
     ),
     "noise": (
