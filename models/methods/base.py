@@ -129,9 +129,10 @@ class Method(ABC):
         return {"network": self.network}
 
     def relative(self, batch: Batch) -> Batch:
-        """Give a batch whose images are what networks are to give, of ``residual`` ones differences.
+        """Give a batch whose images are what networks are to give.
 
-        These are around `middle`, so that networks begin with an image and not with nothing.
+        Of ``residual`` ones these are differences, around `middle`, so that networks begin with an
+        image and not with nothing.
         """
         if not self.settings.residual:
             return batch
