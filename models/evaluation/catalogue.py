@@ -62,6 +62,8 @@ class Metric:
         out for another reason.
     tables : tuple of str
         `TABLE1`; and `DIFFERENCES`, of whole images between methods.
+    topic : str
+        Heads the tables that have it, which are others than those of its reference and region.
     details, sentence : str
         What the caption of Table 1 adds to the label in its list of metrics, in parentheses; or
         what it says instead of listing it.
@@ -77,6 +79,7 @@ class Metric:
     of: str = IMAGES
     always: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+    topic: str = ""
     details: str = ""
     sentence: str = ""
 
@@ -96,6 +99,8 @@ class Metric:
 
 
 BOTH, EVERYWHERE, NONE = tuple(REFERENCES), tuple(REGIONS), ("",)
+
+PERCEPTUAL = "perceptual quality"
 
 TISSUE_ERRORS = (
     "Errors of grey and white matter (GM, WM; BrainWeb classes 2 and 3) are mean activity minus "
@@ -121,6 +126,32 @@ METRICS = (
         *("nrmse", "NRMSE", "1", 4, BOTH, EVERYWHERE, "lower"),
         tables=(TABLE1,),
         details="Euclidean",
+    ),
+    Metric(
+        *("vif", "VIF", "1", 3, BOTH, ("image",), "higher"),
+        tables=(TABLE1, DIFFERENCES),
+        topic=PERCEPTUAL,
+        details="visual information fidelity in the pixel domain, noise variance 2 of 255^2",
+    ),
+    Metric(
+        *("gmsd", "GMSD", "1", 4, BOTH, ("image",), "lower"),
+        always=("image",),
+        tables=(TABLE1, DIFFERENCES),
+        topic=PERCEPTUAL,
+        details="gradient magnitude similarity deviation, c 0.0026",
+    ),
+    Metric(
+        *("haarpsi", "HaarPSI", "1", 4, BOTH, ("image",), "higher"),
+        tables=(TABLE1, DIFFERENCES),
+        topic=PERCEPTUAL,
+        details="C 30 of 255^2, alpha 4.2",
+    ),
+    Metric(
+        *("power_ratio", "power ratio", "1", 3, BOTH, ("image",), "1"),
+        tables=(TABLE1, DIFFERENCES),
+        topic=PERCEPTUAL,
+        details="the image's power spectrum over the reference's, mean over the spatial "
+        "frequencies from a quarter of the pixels' Nyquist frequency to all of it; 1 is right",
     ),
     Metric("mean", "GM mean", "activity", 2, NONE, ("grey",), "the truth's"),
     Metric(

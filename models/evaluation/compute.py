@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import metrics
+from models import metrics, perceptual
 from models.dataset import Scales
 from models.evaluation.catalogue import REFERENCES
 from models.evaluation.slices import Slices
@@ -131,6 +131,29 @@ def ssim(compared: Compared, region: str) -> Tensor:
 def nrmse(compared: Compared, region: str) -> Tensor:
     """See `models.metrics.nrmse`."""
     return metrics.nrmse(compared.images, compared.references, compared.mask(region))
+
+
+# --- perceptual quality ----------------------------------------------------------------------
+
+
+def vif(compared: Compared, region: str) -> Tensor:
+    """See `models.perceptual.vif`."""
+    return perceptual.vif(compared.images, compared.references)
+
+
+def gmsd(compared: Compared, region: str) -> Tensor:
+    """See `models.perceptual.gmsd`."""
+    return perceptual.gmsd(compared.images, compared.references)
+
+
+def haarpsi(compared: Compared, region: str) -> Tensor:
+    """See `models.perceptual.haarpsi`."""
+    return perceptual.haarpsi(compared.images, compared.references)
+
+
+def power_ratio(compared: Compared, region: str) -> Tensor:
+    """See `models.perceptual.power_ratio`."""
+    return perceptual.power_ratio(compared.images, compared.references)
 
 
 # --- activity in tissues ---------------------------------------------------------------------

@@ -22,7 +22,7 @@ CAPTION = """\
 Means over {images} test images of {subjects} ({slices} anatomical slices in their \
 rotations), with 95 % intervals in brackets. {compared} are of images divided by the largest \
 activity of the training references, with a data range of 1 and nothing clipped, over the whole \
-image or inside the head ({head}). The reference is the OSEM \
+image or, where a table says so, inside the head ({head}). The reference is the OSEM \
 reconstruction of {prompts}, or the noise-free truth{target}. {explained}\
 "As in the paper": networks that see the sinogram alone, one pass or one posterior sample. \
 "Beyond the paper": networks that see the FBP image too, and means of posterior samples.{others} \
@@ -67,10 +67,10 @@ PUBLISHED = [
 ]
 
 
-def _title(reference: str, region: str) -> str:
+def _title(reference: str, region: str, topic: str = "") -> str:
     """Head a table of what is compared with a reference, in a region or in single tissues."""
     if region in REGIONS:
-        return f"{AGAINST[reference]}, {REGIONS[region]}"
+        return ", ".join(filter(None, (topic, AGAINST[reference], REGIONS[region])))
     return f"activity, {AGAINST[reference]}"
 
 
@@ -88,7 +88,7 @@ def _columns(metrics: Iterable[tuple[Metric, Key]]) -> dict[str, list[Column]]:
     found: dict[str, list[Column]] = {}
     for metric, key in metrics:
         column = Column(metric.heading, name_of(key), metric.digits)
-        found.setdefault(_title(*key[1:]), []).append(column)
+        found.setdefault(_title(*key[1:], metric.topic), []).append(column)
     return found
 
 
