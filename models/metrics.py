@@ -9,14 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MIN_TRUE_CONTRAST = 0.5
-"""Least GM/WM - 1 of a slice whose contrast recovery is worth stating.
-
-Pure tissues have 3. At the ends of the brain a few pixels of mixed tissue have almost none, and
-the quotient of two small numbers would dominate every mean.
-"""
-
-
 # --- quality of images -----------------------------------------------------------------------
 
 
@@ -181,25 +173,3 @@ def tissue_mean(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
     pixels = inside.sum(axis=(1, 2))
     sums = images.sum(axis=(1, 2), dtype=np.float64, where=inside)
     return sums / np.where(pixels > 0, pixels, np.nan)
-
-
-def contrast_recovery(
-    means: tuple[np.ndarray, np.ndarray], true_means: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray:
-    """Compute (GM/WM - 1) of images over (GM/WM - 1) of the noise-free activity.
-
-    Parameters
-    ----------
-    means, true_means : tuple of ndarray
-        Mean activity in grey and white matter, (N,) each, from `tissue_mean`.
-
-    Returns
-    -------
-    ndarray
-        (N,): 1 is full recovery; NaN where the activity has less contrast than `MIN_TRUE_CONTRAST`
-        or lacks a tissue, or where the image's mean of white matter is zero.
-    """
-    contrast, true_contrast = (
-        grey / np.where(white == 0, np.nan, white) - 1 for grey, white in (means, true_means)
-    )
-    return contrast / np.where(true_contrast >= MIN_TRUE_CONTRAST, true_contrast, np.nan)

@@ -6,6 +6,8 @@ subjects make the second level coarse: of two, half of all draws hold one alone,
 what a third would be like. The same goes for few replicates. Such intervals are rather too narrow.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -39,13 +41,19 @@ class Bootstrap:
             once = np.ones((1, len(found)), counts.dtype)
             self._drawn.append((rows, slices, np.concatenate([once, counts]).astype(np.uint16)))
 
-    def interval(self, values: np.ndarray) -> tuple[float, float, float]:
+    def interval(
+        self, *values: np.ndarray, derive: Callable[..., np.ndarray] | None = None
+    ) -> tuple[float, float, float]:
         """Average replicates and images.
 
         Parameters
         ----------
-        values : ndarray
-            (R, N): of R replicates on the N images; NaN where a value does not exist.
+        *values : ndarray
+            (R, N): of R replicates on the N images; NaN where a value does not exist. Of several,
+            the same images count for all: those with a value of each.
+        derive : callable, optional
+            Makes one number of the means, those of the sample and of each draw alike; it is given
+            an array a mean. Without it there is one, and it is the mean itself.
 
         Returns
         -------
@@ -53,24 +61,29 @@ class Bootstrap:
             The ends are the 2.5th and 97.5th percentile over draws. They are NaN where there is
             one replicate of one slice, as nothing can then be drawn; all are without any value.
         """
-        exists = np.isfinite(values)
+        exists = np.logical_and.reduce([np.isfinite(each) for each in values])
         if not exists.any():
             return np.nan, np.nan, np.nan
-        if exists.any(axis=1).sum() == 1 and self._slices_of(exists.any(axis=0)) == 1:
-            return float(values[exists].mean()), np.nan, np.nan
-        replicates = np.ones((1 + self.draws, len(values)))
+        alone = exists.any(axis=1).sum() == 1 and self._slices_of(exists.any(axis=0)) == 1
+        *sums, counts = self._sums(*(np.where(exists, each, 0) for each in values), exists)
+        drawn = counts > 0  # a draw may hold no slice with a value
+        means = [each[drawn] / counts[drawn] for each in sums]
+        found = derive(*means) if derive else means[0]
+        low, high = (np.nan, np.nan) if alone else np.percentile(found[1:], [2.5, 97.5])
+        return float(found[0]), float(low), float(high)
+
+    def _sums(self, *values: np.ndarray) -> list[np.ndarray]:
+        """Add (R, N) over replicates and images: in the sample and each draw, (1 + draws,)."""
+        replicates = np.ones((1 + self.draws, len(values[0])))
         rng = np.random.default_rng(SEED)
-        replicates[1:] = _counts(rng, np.full(self.draws, len(values)), len(values))
-        both = np.concatenate([np.where(exists, values, 0), exists])  # (2 R, N)
-        totals = np.zeros((1 + self.draws, len(both)))
+        replicates[1:] = _counts(rng, np.full(self.draws, len(values[0])), len(values[0]))
+        together = np.concatenate(values)
+        totals = np.zeros((1 + self.draws, len(together)))
         for rows, slices, drawn in self._drawn:
-            of_slices = np.zeros((drawn.shape[1], len(both)))
-            np.add.at(of_slices, slices, both[:, rows].T)
+            of_slices = np.zeros((drawn.shape[1], len(together)))
+            np.add.at(of_slices, slices, together[:, rows].T)
             totals += drawn @ of_slices
-        sums, counts = ((replicates * part).sum(axis=1) for part in np.split(totals, 2, axis=1))
-        means = sums[counts > 0] / counts[counts > 0]  # a draw may hold no slice with a value
-        low, high = np.percentile(means[1:], [2.5, 97.5])
-        return float(means[0]), float(low), float(high)
+        return [(replicates * part).sum(axis=1) for part in np.split(totals, len(values), axis=1)]
 
     def _slices_of(self, images: np.ndarray) -> int:
         """Anatomical slices of which some image is chosen by a boolean (N,)."""

@@ -1,7 +1,8 @@
 """All metrics: what tables say of each, and where it is measured; also a command, which lists them.
 
-A metric is its entry here and the function of its name in `models.evaluation.compute`. Nothing of
-this brings torch, which tables and figures need not wait for.
+A metric is its entry here and the function of its name in `models.evaluation.compute`, or, of those
+that tables derive from others, in `models.evaluation.derived`. Nothing of this brings torch, which
+tables and figures need not wait for.
 """
 
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ REGIONS = {"image": "whole image", "head": "inside the head"}
 
 TABLE1, DIFFERENCES = "table1", "differences"
 
-IMAGES, SAMPLES, TIME = "images", "samples", "time"
+IMAGES, SAMPLES, TIME, MEANS = "images", "samples", "time", "means"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Metric:
     Attributes
     ----------
     name : str
-        In the column ``metric``, and of the function in `models.evaluation.compute`.
+        In the column ``metric``, and of the function in `models.evaluation.compute` or `derived`.
     label, unit : str
         To read; "1" where there is no unit.
     digits : int
@@ -56,6 +57,9 @@ class Metric:
         "higher", "lower", or what a perfect image has.
     of : str
         What is measured: `IMAGES`, of several `SAMPLES` their spread, or `TIME`, by sweeps alone.
+        Of `MEANS` over many images, by tables: single images have no value of it.
+    parts : tuple of Key
+        Whose means it is derived from, if it is of `MEANS`.
     always : tuple of str
         Regions where every slice has a value. Elsewhere it does not exist where a slice lacks the
         tissue, contrast, spread or signal that it is about, and has no line there. No line is left
@@ -77,6 +81,7 @@ class Metric:
     regions: tuple[str, ...]
     better: str
     of: str = IMAGES
+    parts: tuple[Key, ...] = ()
     always: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     topic: str = ""
@@ -86,6 +91,8 @@ class Metric:
     def __post_init__(self) -> None:
         if not {*self.references} <= {"", *REFERENCES} or not {*self.regions} <= {"", *CLASSES}:
             raise ValueError(f"{self.name}: {self.references} in {self.regions} are not all known")
+        if (self.of == MEANS) != bool(self.parts) or (self.parts and DIFFERENCES in self.tables):
+            raise ValueError(f"{self.name}: parts are those of means, which no image has by itself")
 
     @property
     def heading(self) -> str:
@@ -107,7 +114,9 @@ TISSUE_ERRORS = (
     "the truth's, in activity units."
 )
 CONTRAST = (
-    "Contrast recovery is GM/WM - 1 over the truth's, of slices where the truth's is at least 0.5."
+    "Contrast recovery is GM/WM - 1 over the truth's; there, GM and WM are the tissues' mean "
+    "activities, averaged over all images that have both, each with the same weight: a ratio of "
+    "means, also in each draw for its interval."
 )
 
 METRICS = (
@@ -167,6 +176,12 @@ METRICS = (
     ),
     Metric(
         *("contrast_recovery", "contrast recovery", "1", 3, (TRUTH,), NONE, "1"),
+        of=MEANS,
+        parts=tuple(
+            key
+            for tissue in ("grey", "white")
+            for key in (("mean", "", tissue), ("mean_error", TRUTH, tissue))
+        ),
         tables=(TABLE1,),
         sentence=CONTRAST,
     ),
@@ -183,6 +198,11 @@ METRICS = (
     ),
 )
 """In the order of tables; see `ordered`. Of coverage there is one a level, as coverage_0.667."""
+
+
+def parts_of(metric: Metric, key: Key) -> tuple[Key, ...]:
+    """Give the keys of the values that a metric's mean is made of: its parts', or its own."""
+    return metric.parts or (key,)
 
 
 def entry(name: str) -> Metric:

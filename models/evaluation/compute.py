@@ -169,15 +169,6 @@ def mean_error(compared: Compared, region: str) -> np.ndarray:
     return compared.of.mean_in(region) - compared.reference_mean_in(region)
 
 
-def contrast_recovery(compared: Compared, region: str) -> np.ndarray:
-    """See `models.metrics.contrast_recovery`."""
-    means, reference_means = (
-        (mean_in("grey"), mean_in("white"))
-        for mean_in in (compared.of.mean_in, compared.reference_mean_in)
-    )
-    return metrics.contrast_recovery(means, reference_means)
-
-
 # --- posterior samples -----------------------------------------------------------------------
 
 

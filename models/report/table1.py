@@ -9,8 +9,19 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from models.evaluation import derived
 from models.evaluation.bootstrap import Bootstrap
-from models.evaluation.catalogue import OSEM, REGIONS, TABLE1, Key, exists_always, ordered
+from models.evaluation.catalogue import (
+    MEANS,
+    OSEM,
+    REGIONS,
+    TABLE1,
+    Key,
+    Metric,
+    exists_always,
+    ordered,
+    parts_of,
+)
 from models.evaluation.metrics_table import read_parts
 from models.report.columns import caption, compared, difference_tables, main_tables, name_of
 from models.report.formats import latex, markdown, page
@@ -146,7 +157,7 @@ class Measured:
     """
 
     def __init__(self, path: Path, dose: float):
-        metrics = {metric.name for metric, _ in ordered(TABLE1)}
+        metrics = {name for found in ordered(TABLE1) for name, _, _ in parts_of(*found)}
         origins, wide = [], []
         for every in read_parts(path):
             part = every[every["dose"] == dose]
@@ -191,10 +202,13 @@ class Measured:
         return a - b
 
 
-def _with_interval(bootstrap: Bootstrap, key: Key, values: np.ndarray) -> dict[str, float]:
+def _with_interval(
+    bootstrap: Bootstrap, metric: Metric, key: Key, *values: np.ndarray
+) -> dict[str, float]:
     name = name_of(key)
     names = (name, f"{name}_low", f"{name}_high")
-    return dict(zip(names, bootstrap.interval(values), strict=True))
+    derive = getattr(derived, metric.name) if metric.of == MEANS else None
+    return dict(zip(names, bootstrap.interval(*values, derive=derive), strict=True))
 
 
 def _main_record(
@@ -214,8 +228,9 @@ def _main_record(
         "paper_parameters": row.published.parameters,
         "parameters": parameters.get(row.models[0], np.nan),
     }
-    for _, key in ordered(TABLE1):
-        record |= _with_interval(bootstrap, key, measured(row, key))
+    for metric, key in ordered(TABLE1):
+        values = (measured(row, part) for part in parts_of(metric, key))
+        record |= _with_interval(bootstrap, metric, key, *values)
     return record
 
 
@@ -230,8 +245,9 @@ def _difference_record(
         "paper_psnr_db": ours.published.psnr_db - other.published.psnr_db,
         "paper_ssim": ours.published.ssim - other.published.ssim,
     }
-    for _, key in compared():
-        record |= _with_interval(bootstrap, key, measured.difference(ours, other, key))
+    for metric, key in compared():
+        values = measured.difference(ours, other, key)
+        record |= _with_interval(bootstrap, metric, key, values)
     return record
 
 

@@ -34,16 +34,17 @@ def lines_of(axis, label):
 
 
 def write_metrics(path, rows):
-    """Write rows (model, estimate, metric, reference, region, value)."""
+    """Write rows (model, estimate, metric, reference, region, value), of slices 0, 1, ... each."""
     columns = ["model", "estimate", "metric", "reference", "region", "value"]
-    pd.DataFrame(rows, columns=columns).assign(dose=1.0).to_csv(path, index=False)
+    table = pd.DataFrame(rows, columns=columns).assign(dose=1.0)
+    slices = table.groupby(columns[:-1], dropna=False).cumcount()
+    table.assign(subject="subject07", rotation=0, slice_index=slices).to_csv(path, index=False)
     return path
 
 
-def regional_rows(model, grey, white, recovery, estimate="single"):
+def regional_rows(model, grey, white, estimate="single"):
     """Rows of slices whose true means are 100 and 25 in grey and white matter."""
     for n in range(len(grey)):
         for tissue, true, errors in (("grey", 100, grey), ("white", 25, white)):
             yield model, estimate, "mean", np.nan, tissue, true + errors[n]
             yield model, estimate, "mean_error", "truth", tissue, errors[n]
-        yield model, estimate, "contrast_recovery", "truth", np.nan, recovery[n]

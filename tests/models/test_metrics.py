@@ -181,22 +181,15 @@ def test_coverage_counts_between_the_jth_smallest_and_largest():
     )
 
 
-def test_tissue_means_and_contrast():
+def test_tissue_means():
     labels = np.array([[[0, 1, 2], [2, 3, 3]], [[2, 2, 2], [0, 3, 1]]])
     images = np.array([[[9.0, 9.0, 4.0], [6.0, 2.0, 3.0]], [[1.0, 2.0, 3.0], [9.0, 0.5, 9.0]]])
     grey, white = (metrics.tissue_mean(images, labels == tissue) for tissue in (2, 3))
     assert grey.tolist() == [5.0, 2.0]
     assert white.tolist() == [2.5, 0.5]
-    true_means = np.array([128.0, 128.0]), np.array([32.0, 32.0])
-    assert metrics.contrast_recovery((grey, white), true_means) == pytest.approx([1 / 3, 1.0])
 
 
-def test_missing_tissue_has_no_contrast():
+def test_a_missing_tissue_has_no_mean():
     everywhere = np.ones((1, 2, 2), bool)
-    grey = metrics.tissue_mean(np.ones((1, 2, 2)), everywhere)
-    white = metrics.tissue_mean(np.ones((1, 2, 2)), ~everywhere)
-    assert grey == 1
-    assert np.isnan(white)
-    image = np.array([1.0, 1.0, 1.0, 40.0]), np.array([np.nan, 0.0, 1.0, 32.0])
-    true_means = np.array([128.0, 128.0, 32.0, 47.0]), np.full(4, 32.0)
-    assert np.isnan(metrics.contrast_recovery(image, true_means)).all()
+    assert metrics.tissue_mean(np.ones((1, 2, 2)), everywhere) == 1
+    assert np.isnan(metrics.tissue_mean(np.ones((1, 2, 2)), ~everywhere))

@@ -12,7 +12,7 @@ from helpers.small_models import make_shard
 from helpers.table1 import make
 from models import metrics
 from models.dataset import Scales
-from models.evaluation import catalogue, compute
+from models.evaluation import catalogue, compute, derived
 from models.evaluation.catalogue import DIFFERENCES, METRICS, TABLE1, Metric
 from models.evaluation.evaluate import evaluate
 from models.evaluation.measure import measure
@@ -47,9 +47,25 @@ def toy(monkeypatch):
     monkeypatch.setattr(compute, "largest_error", largest_error, raising=False)
 
 
-def test_every_metric_of_images_has_its_function():
+def test_every_metric_has_its_function():
+    keys = {key for _, key in catalogue.ordered()}
     for metric in METRICS:
-        assert hasattr(compute, metric.name) == (metric.of != catalogue.TIME), metric.name
+        measured = metric.of not in (catalogue.TIME, catalogue.MEANS)
+        assert hasattr(compute, metric.name) == measured, metric.name
+        assert hasattr(derived, metric.name) == (metric.of == catalogue.MEANS), metric.name
+        assert {*metric.parts} <= keys
+
+
+def test_what_is_derived_of_means_has_parts_and_no_value_of_an_image():
+    facts = ("x", "x", "1", 1, ("truth",), ("",), "1")
+    parts = (("mean", "", "grey"),)
+    for wrong in (
+        {"of": catalogue.MEANS},
+        {"parts": parts},
+        {"of": catalogue.MEANS, "parts": parts, "tables": (DIFFERENCES,)},
+    ):
+        with pytest.raises(ValueError, match="parts are those of means"):
+            Metric(*facts, **wrong)
 
 
 @pytest.mark.usefixtures("toy")

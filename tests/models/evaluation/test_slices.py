@@ -13,7 +13,7 @@ from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SHARD
 
 ROWS = np.arange(5)
-TISSUES = {"mean", "mean_error", "contrast_recovery"}
+TISSUES = {"mean", "mean_error"}
 
 
 @pytest.fixture

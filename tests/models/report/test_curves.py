@@ -54,11 +54,11 @@ def test_calibration_without_samples_says_so(tmp_path):
 @pytest.fixture
 def regions(tmp_path):
     rows = [
-        *regional_rows("FBP", [1, 3], [0, 0], [1, 1]),
-        *regional_rows("OSEM", [-2, -4], [1, 2], [0.9, 0.8]),
-        *regional_rows("cDPM", [-7, -9], [4, 4], [0.7, 0.5]),
-        *regional_rows("LegoPET", [-5, -6], [2, 3], [0.8, 0.6]),
-        *regional_rows("LegoPET", [50, 50], [50, 50], [50, 50], estimate="mean"),
+        *regional_rows("FBP", [1, 3], [0, 0]),
+        *regional_rows("OSEM", [-2, -4], [1, 2]),
+        *regional_rows("cDPM", [-7, -9], [4, 4]),
+        *regional_rows("LegoPET", [-5, -6], [2, 3]),
+        *regional_rows("LegoPET", [50, 50], [50, 50], estimate="mean"),
     ]
     return write_metrics(tmp_path / "metrics.csv.gz", rows)
 
@@ -76,7 +76,12 @@ def test_regional_bias_draws_every_model_in_order(regions):
     for axis, ideal, means in (
         (grey, 0, [2, -3, -5.5, -8]),
         (white, 0, [0, 1.5, 2.5, 4]),
-        (recovery, 1, [1, 0.85, 0.7, 0.6]),
+        # Ratios of means: of (100 + grey) / (25 + white) - 1 over 100 / 25 - 1.
+        (
+            recovery,
+            1,
+            [(m / w - 1) / 3 for m, w in ((102, 25), (97, 26.5), (94.5, 27.5), (92, 29))],
+        ),
     ):
         line, *marks = axis.lines
         assert list(line.get_xdata()) == [ideal, ideal]

@@ -53,7 +53,7 @@ def test_figures_have_its_lines(word, tmp_path):
     assert f"{word}: ddim, η = 0" in legend_of(sweeps.samplers([sweep, other]))
     heat_map = sweeps.guidance([sweep]).axes[0]
     assert [text.get_text() for text in heat_map.get_yticklabels()] == [f"0.1\n{word}"]
-    rows = [row for name in ("FBP", "OSEM", word) for row in regional_rows(name, [1], [2], [1])]
+    rows = [row for name in ("FBP", "OSEM", word) for row in regional_rows(name, [1], [2])]
     rows += [(word, "mean", "coverage_0.5", "osem", "head", 0.4)]
     rows += [(word, "mean", "coverage_0.5", "truth", "head", 0.4)]
     metrics = write_metrics(tmp_path / "metrics.csv.gz", rows)
