@@ -105,6 +105,19 @@ def metrics(config: Config) -> int:
     return asked(NETWORKS_MB, held)
 
 
+CALIBRATING = 4
+"""Validation subjects at most that calibrate intervals."""
+
+
+def calibrate(config: Config) -> int:
+    """Scores of all pixels in the heads of validation subjects, and images of a volume."""
+    data = data_of(config)
+    # Scores by volumes, and joined, 4 each; at most as many as pixels in the field of view.
+    held = 8 * CALIBRATING * data.slices * data.seen
+    # Image, deviation and reference (4 each), their difference and score, labels.
+    return asked(NETWORKS_MB, held + 24 * data.volume_slices * data.pixels)
+
+
 def images(config: Config) -> int:
     """Rules ``panel`` and ``uncertainty``: a few slices, with all samples, on a canvas of 30 MB."""
     return asked(PLOTS_MB, 30e6)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.conformal import interval_levels
+
 # --- quality of images -----------------------------------------------------------------------
 
 
@@ -123,9 +125,8 @@ def interval_coverage(
 ) -> dict[float, Tensor]:
     """Count the pixels whose reference lies inside central intervals of the samples.
 
-    The interval from the j-th smallest to the j-th largest of K samples, ends included, holds a
-    further draw from the same distribution with probability (K + 1 - 2 j) / (K + 1): its level.
-    Samples of the true posterior therefore cover the truth as often as the level says.
+    Samples of the true posterior cover the truth as often as the level says, which
+    `models.conformal.interval_levels` gives.
 
     Parameters
     ----------
@@ -141,14 +142,34 @@ def interval_coverage(
     dict of level to Tensor
         For j = 1, 2, ... K // 2 the share of pixels, (N,).
     """
-    count = samples.shape[1]
     # The reference has at least j samples on either side, itself included.
     at_most = (samples <= references).sum(dim=1, keepdim=True)
     at_least = (samples >= references).sum(dim=1, keepdim=True)
     depth = torch.minimum(at_most, at_least)
+    levels = interval_levels(samples.shape[1])
+    return {level: region_mean(depth >= j, mask) for j, level in enumerate(levels, 1)}
+
+
+def interval_width(samples: Tensor, mask: Tensor | None = None) -> dict[float, Tensor]:
+    """Average the width of central intervals of the samples: their sharpness.
+
+    Parameters
+    ----------
+    samples, mask : Tensor
+        As of `interval_coverage`.
+
+    Returns
+    -------
+    dict of level to Tensor
+        For j = 1, 2, ... K // 2 the mean of the j-th largest sample minus the j-th smallest, (N,),
+        in the samples' unit.
+    """
+    # Tensors are sorted with their 64-bit places, for which many samples are too many.
+    ranked = torch.from_numpy(np.sort(samples.numpy(), axis=1))
+    levels = interval_levels(samples.shape[1])
     return {
-        (count + 1 - 2 * j) / (count + 1): region_mean(depth >= j, mask)
-        for j in range(1, count // 2 + 1)
+        level: region_mean(ranked[:, -j, None] - ranked[:, j - 1, None], mask)
+        for j, level in enumerate(levels, 1)
     }
 
 

@@ -36,7 +36,8 @@ REGIONS = {"image": "whole image", "head": "inside the head"}
 
 TABLE1, DIFFERENCES = "table1", "differences"
 
-IMAGES, SAMPLES, TIME, MEANS = "images", "samples", "time", "means"
+IMAGES, SAMPLES, CALIBRATED = "images", "samples", "calibrated"
+TIME, MEANS = "time", "means"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class Metric:
     better : str
         "higher", "lower", or what a perfect image has.
     of : str
-        What is measured: `IMAGES`, of several `SAMPLES` their spread, or `TIME`, by sweeps alone.
-        Of `MEANS` over many images, by tables: single images have no value of it.
+        What is measured: `IMAGES`; of several `SAMPLES` their spread, or the `CALIBRATED` one,
+        with factors that were fitted to other subjects; or `TIME`, by sweeps alone. Of `MEANS` over
+        many images, by tables: single images have no value of it.
     parts : tuple of Key
         Whose means it is derived from, if it is of `MEANS`.
     always : tuple of str
@@ -191,13 +193,23 @@ METRICS = (
         of=SAMPLES,
     ),
     Metric("coverage", "coverage", "1", 3, BOTH, ("head",), "its level", SAMPLES),
+    Metric("width", "width", "activity", 2, NONE, ("head",), "lower", SAMPLES),
+    Metric(
+        *("coverage_calibrated", "calibrated coverage", "1", 3, BOTH, ("head",), "its level"),
+        of=CALIBRATED,
+    ),
+    Metric(
+        *("width_calibrated", "calibrated width", "activity", 2, BOTH, ("head",), "lower"),
+        of=CALIBRATED,
+    ),
     Metric(
         *("reconstruction_seconds", "time per slice", "s", 2, NONE, NONE, "lower"),
         of=TIME,
         always=NONE,
     ),
 )
-"""In the order of tables; see `ordered`. Of coverage there is one a level, as coverage_0.667."""
+"""In the order of tables; see `ordered`. Of coverage and width there is one a level, as
+coverage_0.667 and width_calibrated_0.667."""
 
 
 def parts_of(metric: Metric, key: Key) -> tuple[Key, ...]:

@@ -4,6 +4,7 @@ Each is given what is `Compared` and a region, and gives (N,): a value a slice, 
 none. A metric that has levels gives such values by level.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from models import metrics, perceptual
+from models.conformal import scores
 from models.dataset import Scales
 from models.evaluation.catalogue import REFERENCES
+from models.evaluation.factors import Factors
 from models.evaluation.slices import Slices
 
 
@@ -29,6 +32,8 @@ class Images:
         Of the training split: a data range of 1 is its largest activity.
     samples : ndarray, optional
         (N, K, y, x), activity units, K > 1: what the images are the means of.
+    factors : Factors, optional
+        That calibrate the samples' intervals.
     """
 
     def __init__(
@@ -37,8 +42,10 @@ class Images:
         slices: Slices,
         scales: Scales,
         samples: np.ndarray | None = None,
+        factors: Factors | None = None,
     ):
         self.activity, self.slices, self._scales, self._samples = activity, slices, scales, samples
+        self._factors = factors
         self._means: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -62,6 +69,13 @@ class Images:
         if self._samples is None:
             raise ValueError("these images are no means of samples")
         return torch.from_numpy(self._samples)
+
+    @property
+    def factors(self) -> Factors:
+        """What calibrates the samples' intervals."""
+        if self._factors is None:
+            raise ValueError("nothing calibrates the intervals of these images")
+        return self._factors
 
     @cached_property
     def deviations(self) -> Tensor:
@@ -95,6 +109,11 @@ class Compared:
     def similarity(self) -> Tensor:
         """(N, 1, y, x): map of the structural similarity."""
         return metrics.ssim_map(self.images, self.references)
+
+    @property
+    def factors(self) -> Mapping[float, float]:
+        """Factors of the calibrated intervals by nominal level."""
+        return self.of.factors.of[self._reference]
 
     @property
     def reference_activity(self) -> np.ndarray:
@@ -188,3 +207,30 @@ def coverage(compared: Compared, region: str) -> dict[float, Tensor]:
     """See `models.metrics.interval_coverage`."""
     references = torch.from_numpy(compared.reference_activity)[:, None]
     return metrics.interval_coverage(compared.of.draws, references, compared.mask(region))
+
+
+def width(compared: Compared, region: str) -> dict[float, Tensor]:
+    """See `models.metrics.interval_width`."""
+    return metrics.interval_width(compared.of.draws, compared.mask(region))
+
+
+def coverage_calibrated(compared: Compared, region: str) -> dict[float, Tensor]:
+    """Share of the pixels whose reference lies inside the calibrated intervals."""
+    found = scores(
+        compared.of.activity,
+        compared.of.deviations[:, 0].numpy(),
+        compared.reference_activity,
+        compared.of.factors.floor,
+    )
+    distance, mask = torch.from_numpy(found)[:, None], compared.mask(region)
+    return {
+        level: metrics.region_mean(distance <= factor, mask)
+        for level, factor in compared.factors.items()
+    }
+
+
+def width_calibrated(compared: Compared, region: str) -> dict[float, Tensor]:
+    """Mean width of the calibrated intervals, 2 q max(standard deviation, floor)."""
+    spread = compared.of.deviations.clamp(min=compared.of.factors.floor)
+    mean = metrics.region_mean(spread, compared.mask(region))
+    return {level: 2 * factor * mean for level, factor in compared.factors.items()}

@@ -6,6 +6,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 
 from models.dataset import Scales, subject_of
 from models.evaluation.catalogue import REFERENCES, TRUTH
+from models.evaluation.factors import Factors, read_factors
 from models.evaluation.measure import measure, rows_of_model, tidy
 from models.evaluation.metrics_table import write_table
 from models.evaluation.slices import Slices
@@ -23,7 +25,11 @@ from pipeline.tomography.physics import dose_of
 
 
 def evaluate(
-    shard: Path, reconstructions: Mapping[str, Path], scales: Scales, output: Path
+    shard: Path,
+    reconstructions: Mapping[str, Path],
+    scales: Scales,
+    output: Path,
+    factors: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Compare a subject's images by every model, FBP and OSEM with the OSEM reference and truth.
 
@@ -40,24 +46,40 @@ def evaluate(
         Of the training split.
     output : Path
         A table of `models.evaluation.metrics_table`.
+    factors : mapping of model to path
+        Files of `models.evaluation.factors`, of the models that have one: of those with several
+        samples, which else have no calibrated intervals.
 
     Raises
     ------
     InputError
         If a file is unreadable, or a reconstruction is another subject's, of other slices, with
-        other scales or by another model.
+        other scales or by another model, or factors are of images that were sampled otherwise.
     """
     with ExitStack() as stack:
         file = stack.enter_context(hdf5.opened(shard, SHARD))
         images = [
-            _matching(stack.enter_context(hdf5.opened(path, RECONSTRUCTION)), file, model, scales)
+            matching(
+                stack.enter_context(hdf5.opened(path, RECONSTRUCTION)),
+                file,
+                model,
+                scales.activity,
+            )
             for model, path in reconstructions.items()
         ]
-        write_table(_rows(file, images, scales), output)
+        calibrated = {
+            each.attrs["model"]: read_factors(factors[each.attrs["model"]], each.attrs)
+            for each in images
+            if each.attrs["model"] in factors
+        }
+        write_table(_rows(file, images, scales, calibrated), output)
 
 
 def _rows(
-    shard: h5py.File, reconstructions: Sequence[h5py.File], scales: Scales
+    shard: h5py.File,
+    reconstructions: Sequence[h5py.File],
+    scales: Scales,
+    factors: Mapping[str, Factors],
 ) -> Iterator[pd.DataFrame]:
     rotations = hdf5.finite(shard["rotation"])
     for number in np.unique(rotations):  # one volume at a time, for little memory
@@ -65,15 +87,16 @@ def _rows(
         slices = Slices.read(shard, rows)
         yield from _rows_of_shard(slices, scales)
         for file in reconstructions:
-            yield from rows_of_model(_samples(file, rows), slices, scales, file.attrs)
+            own = factors.get(file.attrs["model"])
+            yield from rows_of_model(_samples(file, rows), slices, scales, file.attrs, own)
 
 
-def _matching(file: h5py.File, shard: h5py.File, model: str, scales: Scales) -> h5py.File:
-    """Give a reconstruction, if it is that of the shard by the model."""
+def matching(file: h5py.File, shard: h5py.File, model: str, scale: float) -> h5py.File:
+    """Give a reconstruction, if it is that of the shard by the model, with a scale of activity."""
     remedy = "delete it and run rule 'reconstruct' again"
     same_slices = subject_of(file) == subject_of(shard) and hdf5.same_slices(file, shard)
     same_slices &= dose_of(file) == dose_of(shard)
-    if not same_slices or float(file.attrs["activity_scale"]) != scales.activity:
+    if not same_slices or float(file.attrs["activity_scale"]) != scale:
         problem = f"was made of other slices or with another scale than {shard.filename}"
         raise InputError(file.filename, problem, remedy)
     if file.attrs["model"] != model:

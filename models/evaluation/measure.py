@@ -8,8 +8,9 @@ import pandas as pd
 
 from models.dataset import Scales
 from models.evaluation import catalogue, compute
-from models.evaluation.catalogue import IMAGES, REFERENCES, SAMPLES, Key
+from models.evaluation.catalogue import CALIBRATED, IMAGES, REFERENCES, SAMPLES, Key
 from models.evaluation.compute import Compared, Images
+from models.evaluation.factors import Factors
 from models.evaluation.metrics_table import COLUMNS
 from models.evaluation.slices import Slices
 from pipeline.storage.errors import InputError
@@ -24,6 +25,7 @@ def measure(
     scales: Scales,
     *,
     samples: np.ndarray | None = None,
+    factors: Factors | None = None,
     references: Sequence[str] = tuple(REFERENCES),
     regions: Sequence[str] | None = None,
 ) -> Values:
@@ -39,13 +41,16 @@ def measure(
         Of the training split: a data range of 1 is its largest activity.
     samples : ndarray, optional
         (N, K, y, x), activity units, K > 1: what the images are the means of.
+    factors : Factors, optional
+        That calibrate the samples' intervals.
     references : sequence of str
         Of "osem" and "truth"; metrics without a reference are always computed.
     regions : sequence of str, optional
         All without it.
     """
     measured = {IMAGES} if samples is None else {IMAGES, SAMPLES}
-    seen = Images(images, slices, scales, samples)
+    measured |= {CALIBRATED} if factors else set()
+    seen = Images(images, slices, scales, samples, factors)
     compared = {name: Compared(seen, name) for name in ("", *references)}
     values: Values = {}
     for metric, (name, reference, region) in catalogue.ordered():
@@ -140,7 +145,11 @@ def origin_of(attributes: Mapping[str, Any], estimate: str) -> dict[str, Any]:
 
 
 def rows_of_model(
-    samples: np.ndarray, slices: Slices, scales: Scales, attributes: Mapping[str, Any]
+    samples: np.ndarray,
+    slices: Slices,
+    scales: Scales,
+    attributes: Mapping[str, Any],
+    factors: Factors | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Measure both estimates of a model: its first sample and, of several, their mean.
 
@@ -152,9 +161,11 @@ def rows_of_model(
         As in `measure`.
     attributes : mapping
         See `origin_of`.
+    factors : Factors, optional
+        Of the model's intervals.
     """
     single = measure(samples[:, 0], slices, scales)
     yield tidy(slices, origin_of(attributes, "single"), single)
     if samples.shape[1] > 1:
-        mean = measure(samples.mean(axis=1), slices, scales, samples=samples)
+        mean = measure(samples.mean(axis=1), slices, scales, samples=samples, factors=factors)
         yield tidy(slices, origin_of(attributes, "mean"), mean)

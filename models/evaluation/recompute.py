@@ -12,6 +12,7 @@ import typer
 
 from models.configuration import read_configuration
 from models.dataset import SliceKey
+from models.evaluation.factors import read_factors
 from models.evaluation.measure import rows_of_model
 from models.evaluation.metrics_table import read_parts
 from models.evaluation.slices import Slices
@@ -96,7 +97,10 @@ def recompute(
     with hdf5.opened(shard_path, SHARD) as shard:
         measured = Slices.read(shard, np.array([index]))
     facts = reconstructor.facts(settings.sampling)
-    rows = pd.concat(rows_of_model(samples, measured, reconstructor.metadata.scales, facts))
+    calibrated = found["metric"].str.startswith("coverage_calibrated_").any()
+    factors = read_factors(results / "calibration" / f"{model}.json", facts) if calibrated else None
+    scales = reconstructor.metadata.scales
+    rows = pd.concat(rows_of_model(samples, measured, scales, facts, factors))
     lines = pd.DataFrame(
         {
             "recomputed": rows.set_index(LINE)["value"],

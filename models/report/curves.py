@@ -5,6 +5,7 @@ Each function returns a figure, for `models.report.drawing.save`.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,9 @@ from models.report.drawing import COLOURS, read, remedy, style
 from pipeline.storage.errors import InputError
 
 IMAGE = ("subject", "slice_index", "rotation")
+
+OF_LEVEL = r"((?:coverage|width)(?:_calibrated)?)_([\d.]+)$"
+"""Metrics of intervals, and the level in their names."""
 
 TITLES = {OSEM: "against the OSEM reference", TRUTH: "against the noise-free truth"}
 
@@ -68,14 +72,16 @@ def training_curves(logs: Mapping[str, Path], reference: str = OSEM) -> Figure:
 
 
 def calibration(metrics: Path, dose: float = 1.0) -> Figure:
-    """Draw how often intervals of posterior samples hold the references, over their nominal level.
+    """Draw how often intervals of posterior samples hold the references, and how wide they are.
+
+    Both over the nominal level, as sampled and, with hollow markers, calibrated.
 
     Parameters
     ----------
     metrics : Path
         Table of rule ``metrics``. Models with more than one sample are drawn, each a line: the
-        mean over test slices of the part of the head's pixels inside the interval. If there are
-        none, the figure says so.
+        mean over test slices of the part of the head's pixels inside the interval, and of the
+        interval's width there. If there are none, the figure says so.
     dose : float
         Part of all counts that the images were made from.
 
@@ -89,7 +95,7 @@ def calibration(metrics: Path, dose: float = 1.0) -> Figure:
         ("dose", "model", "metric", "reference", "region", "value"),
         keep=lambda part: (
             (part["dose"] == dose)
-            & part["metric"].str.startswith("coverage_")
+            & part["metric"].str.match(OF_LEVEL)
             & (part["region"] == "head")
         ),
     )
@@ -97,23 +103,41 @@ def calibration(metrics: Path, dose: float = 1.0) -> Figure:
         return _saying(
             "No model drew more than one sample of a slice:\nthere are no intervals to check."
         )
-    level = table["metric"].str.removeprefix("coverage_").astype(float)
-    covered = table.assign(level=level).groupby(["reference", "model", "level"])["value"].mean()
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, (reference, title) in zip(axes, TITLES.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color="grey", linewidth=1, label="calibrated")
+    parts = table["metric"].str.extract(OF_LEVEL).rename(columns={0: "of", 1: "level"})
+    means = (
+        table.assign(of=parts["of"], level=parts["level"].astype(float))
+        .fillna({"reference": ""})  # what has none has no word for it
+        .groupby(["of", "reference", "model", "level"])["value"]
+        .mean()
+    )
+    figure = Figure(figsize=(11, 8.4), layout="constrained")
+    axes = figure.subplots(2, 2, sharey="row")
+    for (upper, lower), (reference, title) in zip(axes.T, TITLES.items(), strict=True):
+        upper.plot([0, 1], [0, 1], color="grey", linewidth=1, label="right")
         for n, model in enumerate(table["model"].unique()):
-            curve = covered.xs((reference, model))
-            axis.plot(curve.index, curve, label=model, **style(n))
-        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=title)
-        axis.set_xlabel("nominal level of the interval")
-        axis.set_ylabel("part of the head's pixels inside it")
-        axis.text(0.04, 0.94, "intervals too wide", va="top", color="dimgrey", fontsize=9)
-        axis.text(0.96, 0.58, "intervals too narrow", ha="right", color="dimgrey", fontsize=9)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+            # As sampled, intervals are as wide whatever they are compared with.
+            for axis, of, against in ((upper, "coverage", reference), (lower, "width", "")):
+                _draw_levels(axis, means, (of, against, model), label=model, **style(n))
+                hollow = {"label": f"{model}, calibrated", **style(n), "markerfacecolor": "none"}
+                _draw_levels(axis, means, (f"{of}_calibrated", reference, model), **hollow)
+        upper.set(xlim=(0, 1), ylim=(0, 1), title=title)
+        upper.text(0.04, 0.94, "intervals too wide", va="top", color="dimgrey", fontsize=9)
+        upper.text(0.96, 0.04, "intervals too narrow", ha="right", color="dimgrey", fontsize=9)
+        lower.set(xlim=(0, 1), xlabel="nominal level of the interval")
+        lower.set_ylim(bottom=0)
+    axes[0, 0].set_ylabel("part of the head's pixels inside it")
+    axes[1, 0].set_ylabel("mean width in the head [activity]")
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", fontsize=9)
     _say_dose(figure, dose)
     return figure
+
+
+def _draw_levels(axis: Axes, means: pd.Series, key: tuple[str, str, str], **line: Any) -> None:
+    """Draw the means of a metric, reference and model over their levels, if there are any."""
+    if key in means.index.droplevel("level"):
+        curve = means.xs(key)
+        axis.plot(curve.index, curve, **line)
 
 
 def regional_bias(metrics: Path, models: Sequence[str], dose: float = 1.0) -> Figure:

@@ -38,7 +38,9 @@ def each(rule: str, *wildcards: Iterable[str]) -> set[str]:
 
 def reconstructed(models: Iterable[str]) -> set[str]:
     """Reconstructions of some models, and all that follows from them."""
-    return each("reconstruct", models, ["subject03"]) | OF_METRICS | {"panel"} | END
+    sampled = set(models) & set(SAMPLING)
+    found = each("reconstruct", models, ["subject03"]) | OF_METRICS | {"panel"} | END
+    return found | each("reconstruct", sampled, ["subject02"]) | each("calibrate", sampled)
 
 
 def trained(models: Iterable[str]) -> set[str]:
@@ -84,11 +86,17 @@ CODE = {
         r"\1changed=True, *, ",
         OF_METRICS | SWEPT | SWEEP_FIGURES | END,
     ),
+    "code of the calibration": (
+        "models/conformal.py",
+        r"FLOOR = 1e-3",
+        "FLOOR = 2e-3",
+        each("calibrate", SAMPLING) | OF_METRICS | END,
+    ),
     "words of a metric": (
         "models/evaluation/catalogue.py",
         r'"contrast recovery"',
         '"recovered contrast"',
-        {"table1", "calibration", "panel", "uncertainty"} | SWEEP_FIGURES | END,
+        {"table1", "regional_bias", "calibration", "panel", "uncertainty"} | SWEEP_FIGURES | END,
     ),
     "words of an error": (
         "models/dataset.py",

@@ -52,6 +52,7 @@ def test_every_output_is_there(finished):
     results = finished / "results" / "tiny"
     for name in (
         "metrics.csv.gz",
+        "calibration/LegoPET-fbp.json",
         *(f"table1.{kind}" for kind in ("csv", "md", "tex", "html")),
         "differences.csv",
         *(f"training/{model}.csv" for model in (*MODELS, "PnPNet-fbp", "LegoPET-p01")),
@@ -97,6 +98,28 @@ def test_metrics_have_rows_of_every_test_slice_and_model(finished):
     assert named.loc["LegoPET-fbp", "method"] == "LegoPET"
     assert named.loc[["LegoPET", "LegoPET-seed2"], "training_seed"].tolist() == [2411, 2]
     assert set(named.loc[list(MODELS), "epoch"]) == {10}
+
+
+def test_intervals_are_calibrated_on_the_validation_subject(finished):
+    results = finished / "results" / "tiny"
+    sampled = {model for model in MODELS if model.startswith(("cDPM", "LegoPET"))}
+    assert {path.stem for path in (results / "calibration").iterdir()} == sampled
+    for path in (results / "calibration").iterdir():
+        found = json.loads(path.read_text())
+        assert (found["model"], found["samples"]) == (path.stem, 2)
+        assert found["subjects"] == ["subject02"]
+        assert {*found["factors"]} == {"osem", "truth"}
+    table = read_table(results / "metrics.csv.gz")
+    for metric, references in (
+        ("width_0.333", {""}),
+        ("coverage_0.333", {"osem", "truth"}),
+        ("coverage_calibrated_0.333", {"osem", "truth"}),
+        ("width_calibrated_0.333", {"osem", "truth"}),
+    ):
+        rows = table[table["metric"] == metric]
+        assert set(rows["model"]) == sampled
+        assert set(rows["reference"]) == references
+        assert set(rows.groupby(["model", "reference"]).size()) == {8}
 
 
 def test_table1_has_one_row_for_replicates(finished):

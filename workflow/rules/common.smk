@@ -171,6 +171,23 @@ def reconstructions(models, subjects, doses=(SHOWN,)):
     )
 
 
+def calibrated():
+    """Evaluated models whose intervals are calibrated: those that give several samples."""
+    return [model for model in EVALUATED if several_samples(model)]
+
+
+def calibrating():
+    """Validation subjects that calibrate: not more, as each is reconstructed with all samples."""
+    return of_split("validation")[: model_memory.CALIBRATING]
+
+
+def factors_of(models, doses):
+    """Factors that calibrate the intervals of models, a file a model and dose."""
+    return expand(
+        f"{RESULTS}/calibration/{{of}}{{model}}.json", model=models, of=doses
+    )
+
+
 def metrics_of(split):
     """Metrics of the subjects of a split, one table a dose and subject."""
     return expand(

@@ -27,11 +27,38 @@ rule reconstruct:
         "../scripts/reconstruct.py"
 
 
+rule calibrate:
+    input:
+        reconstructions=lambda wildcards: reconstructions(
+            [wildcards.model], calibrating(), [wildcards.of]
+        ),
+        shards=lambda wildcards: expand(
+            f"{DATA}/shards/{wildcards.of}{{subject}}.h5", subject=calibrating()
+        ),
+    output:
+        f"{RESULTS}/calibration/{{of}}{{model}}.json",
+    log:
+        f"{LOGS}/calibrate/{{of}}{{model}}.log",
+    benchmark:
+        f"{LOGS}/calibrate/{{of}}{{model}}.tsv"
+    conda:
+        "../envs/legopet.yaml"
+    threads: 1
+    resources:
+        mem_mb=model_memory.calibrate(config),
+    params:
+        references=catalogue.REFERENCES,
+        code=code_hash("calibrate.py", without=catalogue.__name__),
+    script:
+        "../scripts/calibrate.py"
+
+
 rule metrics:
     input:
         reconstructions=reconstructions(EVALUATED, ["{subject}"], ["{of}"]),
         shard=f"{DATA}/shards/{{of}}{{subject}}.h5",
         weights=weights_of(EVALUATED[0]),
+        factors=factors_of(calibrated(), ["{of}"]),
     output:
         f"{RESULTS}/metrics/{{of}}{{subject}}.csv.gz",
     log:
@@ -45,6 +72,7 @@ rule metrics:
         mem_mb=model_memory.metrics(config),
     params:
         models=EVALUATED,
+        calibrated=calibrated(),
         measured=catalogue.measured(),
         code=code_hash("metrics.py", without=catalogue.__name__),
     script:
@@ -318,7 +346,11 @@ rule provenance:
         weights=[weights_of(model) for model in training_logs()],
         settings=[record_of(model) for model in training_logs()],
         checkpoints=expand(f"{RESULTS}/checkpoints/{{model}}", model=training_logs()),
-        reconstructions=reconstructions(EVALUATED, of_split("test"), DOSES),
+        reconstructions=[
+            *reconstructions(EVALUATED, of_split("test"), DOSES),
+            *reconstructions(calibrated(), calibrating(), DOSES),
+        ],
+        factors=factors_of(calibrated(), DOSES),
         metrics=[f"{RESULTS}/metrics.csv.gz", *metrics_of("test")],
         tables=rules.table1.output,
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],

@@ -11,4 +11,5 @@ with job(snakemake):
         dict(zip(snakemake.params.models, files, strict=True)),
         read_metadata(Path(snakemake.input.weights)).scales,
         Path(snakemake.output[0]),
+        dict(zip(snakemake.params.calibrated, map(Path, snakemake.input.factors), strict=True)),
     )

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from skimage.metrics import structural_similarity
 
+from helpers.reconstructions import SCALE, make_reconstruction
 from helpers.small_models import make_shard
 from models.dataset import Scales
 from models.evaluation.catalogue import IMAGES, SAMPLES, ordered
@@ -23,41 +24,7 @@ from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION
 
-SCALE = 150.0
 KEY = ["subject", "rotation", "slice_index", "model", "estimate", "metric", "reference", "region"]
-
-
-def make_reconstruction(path, shard, model, *, samples=1, scale=SCALE, seed=0, **attributes):
-    """Write what a model might have made of a shard: its activity with noise."""
-    with h5py.File(shard) as file:
-        activity, subject = file["activity"][()], file.attrs["subject"]
-        identity = {name: file[name][()] for name in ("rotation", "slice_index")}
-    rng = np.random.default_rng(seed)
-    noise = rng.normal(0, 6, (len(activity), samples, *activity.shape[1:]))
-    draws = (activity[:, None] + noise).astype(np.float32)
-    arrays = {"image": draws.mean(axis=1), **identity}
-    sampling = {"sampler": "", "steps": 1, "eta": np.nan, "guidance": np.nan, "seed": -1}
-    if samples > 1:
-        arrays |= {"samples": draws, "std": draws.std(axis=1, ddof=1)}
-        sampling = {"sampler": "ddim", "steps": 4, "eta": 0.5, "guidance": 0.25, "seed": 20260101}
-    facts = {
-        "subject": subject,
-        "model": model,
-        "method": model.partition("-")[0],
-        "conditioning": "sinogram",
-        "condition_dropout": np.nan,
-        "weights_sha256": "0123456789abcdef" * 4,
-        "epoch": 12,
-        "parameters": 1000,
-        "activity_scale": scale,
-        "weights": "raw",
-        "samples": samples,
-        "training_seed": 7,
-        "device": "cpu",
-        **sampling,
-    }
-    hdf5.write(path, RECONSTRUCTION, arrays, hdf5.provenance({}, **{**facts, **attributes}))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +78,12 @@ def test_table_has_one_row_per_slice_estimate_and_metric(made):
         "LegoPET-fbp": {"single", "mean"},
     }
     images = {key for metric, key in ordered() if metric.of == IMAGES}
-    samples = {key for metric, key in ordered() if metric.of == SAMPLES and key[0] != "coverage"}
-    samples |= {
-        (f"coverage_{level}", *key[1:])
-        for _, key in ordered()
-        for level in ("0.667", "0.333")
-        if key[0] == "coverage"
+    levels = ("_0.667", "_0.333")
+    samples = {
+        (f"{name}{level}", *place)
+        for metric, (name, *place) in ordered()
+        if metric.of == SAMPLES
+        for level in (levels if name in ("coverage", "width") else ("",))
     }
     expected = {"PnPNet": images, "LegoPET-fbp": images | samples}
     expected["OSEM"] = {key for key in expected["PnPNet"] if key[1] != "osem"}
@@ -202,6 +169,8 @@ def test_posterior_statistics(made):
         ("sd_error_correlation", "truth"): np.corrcoef(std[head], error[head])[0, 1],
         ("coverage_0.667", "truth"): outer[head].mean(),
         ("coverage_0.333", "truth"): inner[head].mean(),
+        ("width_0.667", ""): (samples[4] - samples[0])[head].mean(),
+        ("width_0.333", ""): (samples[3] - samples[1])[head].mean(),
     }
     for (metric, reference), number in expected.items():
         found = value(table, metric, reference, "head", **where)

@@ -26,23 +26,40 @@ def test_training_curves_prefer_the_moving_average(tmp_path):
     assert legend_of(figure) == ["raw", "empty", "ema (EMA)"]
 
 
-def test_calibration_is_coverage_over_its_level(tmp_path):
+def test_calibration_is_coverage_and_width_over_their_level(tmp_path):
     rows = [
-        (model, "mean", f"coverage_{level:.3f}", reference, "head", value + slice_off)
+        (model, "mean", f"{kind}_{level:.3f}", reference, "head", value + slice_off)
         for model, off in (("LegoPET", 0), ("cDPM", -0.1))
         for reference, shift in (("osem", 0.1), ("truth", 0.0))
-        for level, value in ((0.778, 0.6 + off + shift), (0.333, 0.2 + off + shift))
+        for kind, more in (("coverage", 0), ("coverage_calibrated", 0.1), ("width_calibrated", 4))
+        for level, value in ((0.778, 0.6 + off + shift + more), (0.333, 0.2 + off + shift + more))
         for slice_off in (-0.05, 0.05)
+    ]
+    rows += [
+        (model, "mean", f"width_{level}", np.nan, "head", width)
+        for model in ("LegoPET", "cDPM")
+        for level, width in ((0.778, 3.0), (0.333, 1.5))
     ]
     rows.append(("LegoPET", "mean", "psnr_db", "osem", "head", 30.0))
     figure = curves.calibration(write_metrics(tmp_path / "m.csv.gz", rows))
-    osem, truth = figure.axes
+    osem, truth, osem_width, truth_width = figure.axes
     assert "OSEM" in osem.get_title()
     assert "truth" in truth.get_title()
-    assert np.allclose(lines_of(osem, "LegoPET")[0].get_xydata(), [[0.333, 0.3], [0.778, 0.7]])
-    assert np.allclose(lines_of(truth, "cDPM")[0].get_xydata(), [[0.333, 0.1], [0.778, 0.5]])
-    assert np.array_equal(lines_of(truth, "calibrated")[0].get_xydata(), [[0, 0], [1, 1]])
-    assert legend_of(figure) == ["calibrated", "LegoPET", "cDPM"]
+    for axis, label, values in (
+        (osem, "LegoPET", [0.3, 0.7]),
+        (truth, "cDPM", [0.1, 0.5]),
+        (osem, "LegoPET, calibrated", [0.4, 0.8]),
+        (truth, "cDPM, calibrated", [0.2, 0.6]),
+        (osem_width, "LegoPET", [1.5, 3]),
+        (truth_width, "LegoPET", [1.5, 3]),
+        (osem_width, "LegoPET, calibrated", [4.3, 4.7]),
+        (truth_width, "cDPM, calibrated", [4.1, 4.5]),
+    ):
+        points = lines_of(axis, label)[0].get_xydata()
+        assert np.allclose(points, np.transpose([[0.333, 0.778], values])), label
+    assert np.array_equal(lines_of(truth, "right")[0].get_xydata(), [[0, 0], [1, 1]])
+    names = [name + part for name in ("LegoPET", "cDPM") for part in ("", ", calibrated")]
+    assert legend_of(figure) == ["right", *names]
 
 
 def test_calibration_without_samples_says_so(tmp_path):
