@@ -11,10 +11,12 @@ from helpers import hostile_images as images
 from helpers.hostile import Case, laid, volume
 from helpers.volumes import PACKED
 from models import checkpoints
+from models.evaluation import factors
 from models.report import curves
 from pipeline.jobs import provenance
 
 SHARD, PHANTOM = str(files.SHARD_FILE), "volumes/subject04_crisp_v.mnc.gz"
+FACTORS = "results/toy/calibration/LegoPET.json"
 CURVES, RECORD = "results/toy/training/PnPNet.csv", "results/toy/provenance.json"
 
 
@@ -24,6 +26,10 @@ def read_curves():
 
 def describe():
     checkpoints.read_metadata(files.WEIGHTS)
+
+
+def read_factors():
+    factors.read_factors(Path(FACTORS), {})
 
 
 def verify():
@@ -38,6 +44,7 @@ READERS = (
     ("a phantom", PHANTOM, volume(PACKED), jobs.fetch),
     ("an image", str(images.NIFTI), images.image(), images.fetch),
     ("metrics", files.TABLE, laid(files.TABLE, b""), files.read_table),
+    ("factors", FACTORS, laid(FACTORS, b"{}"), read_factors),
     ("curves", CURVES, laid(CURVES, b"step\n"), read_curves),
     ("subjects", "t.tsv", *jobs.table(b"")),
     ("an overlay", "t.yaml", *jobs.overlay(b"seed: 1\n")),
