@@ -88,7 +88,7 @@ def read_factors(path: Path, attributes: Mapping[str, Any]) -> Factors:
             }
             for reference in REFERENCES
         }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
         problem = f"is no file of factors ({type(error).__name__}: {error})"
         raise unreadable(path, error, problem, remedy) from error
     for name, value in sampling_of(attributes).items():

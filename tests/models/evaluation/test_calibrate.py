@@ -133,18 +133,24 @@ def test_factors_of_other_samples_are_refused(fitted, validation, change, words)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "null", "[" * 100_000, '{"model": "LegoPET"}', "\x00", "floor"],
+    ["", "[]", "{}", "null", "[" * 100_000, '{"model": "LegoPET"}', "\x00"],
     ids=lambda text: text[:10],
 )
 def test_a_file_of_factors_that_is_none_is_named(fitted, validation, text):
-    if text == "floor":
-        text = fitted.read_text().replace('"floor": 0.15', '"floor": NaN')
-        assert "NaN" in text
     fitted.write_text(text)
     with pytest.raises(InputError, match=r"LegoPET\.json: is no file of factors"):
         read_factors(fitted, attributes_of(validation[0][0]))
     fitted.unlink()
     with pytest.raises(InputError, match=r"LegoPET\.json: does not exist"):
+        read_factors(fitted, attributes_of(validation[0][0]))
+
+
+@pytest.mark.parametrize("floor", ["NaN", "0", "-1", "Infinity", "1" + "0" * 400, '"much"', "[]"])
+def test_factors_are_numbers_above_zero(fitted, validation, floor):
+    text = fitted.read_text().replace('"floor": 0.15', f'"floor": {floor}')
+    assert floor in text
+    fitted.write_text(text)
+    with pytest.raises(InputError, match=r"LegoPET\.json: is no file of factors"):
         read_factors(fitted, attributes_of(validation[0][0]))
 
 
