@@ -94,9 +94,7 @@ def calibration(metrics: Path, dose: float = 1.0) -> Figure:
         metrics,
         ("dose", "model", "metric", "reference", "region", "value"),
         keep=lambda part: (
-            (part["dose"] == dose)
-            & part["metric"].str.match(OF_LEVEL)
-            & (part["region"] == "head")
+            (part["dose"] == dose) & part["metric"].str.match(OF_LEVEL) & (part["region"] == "head")
         ),
     )
     if table.empty:
