@@ -35,12 +35,22 @@ class PriorSettings:
     epsilon: float
 
 
-class _Pairs(NamedTuple):
-    """Neighbours j and k of some lines: (line, column, slice) each, and what is common to them."""
+class _Block(NamedTuple):
+    """Where pairs of neighbours lie: some lines, of which a pixel j each, and one direction to k.
+
+    ``first`` and ``second`` are the places (y, x) of j and k, as wide as the field of view is
+    there; ``weight`` is w; ``seen`` (line, column, 1) is 1 where both are in the field of view.
+    """
 
     first: tuple[slice, slice]
     second: tuple[slice, slice]
-    weight: float  # w = 1 / distance in pixels
+    weight: float
+    seen: torch.Tensor
+
+
+class _Pairs(NamedTuple):
+    """What is common to pairs of neighbours, (line, column, slice) each."""
+
     relative: torch.Tensor  # (x_j - x_k) / sum; 0 where one of them is not seen
     sum: torch.Tensor  # x_j + x_k + gamma |x_j - x_k| + epsilon
 
@@ -66,15 +76,15 @@ class RelativeDifferencePrior:
     def __init__(self, settings: PriorSettings, inside: np.ndarray, device: torch.device):
         self._gamma, self._epsilon = settings.gamma, settings.epsilon
         self._shape = inside.shape
-        self._inside = torch.from_numpy(inside).to(device)
         self._pixels = torch.from_numpy(np.flatnonzero(inside)).to(device)
+        self._blocks = list(_blocks(inside, device))
 
     def value(self, columns: torch.Tensor) -> torch.Tensor:
         """R of each slice: (slice,), float64, in the image's unit."""
         total = torch.zeros(columns.shape[1], dtype=torch.float64, device=columns.device)
-        for pairs in self._pairs(columns):
+        for block, pairs in self._pairs(columns):
             costs = pairs.relative.square_().mul_(pairs.sum)
-            total += pairs.weight * costs.flatten(0, 1).sum(dim=0, dtype=torch.float64)
+            total += block.weight * costs.flatten(0, 1).sum(dim=0, dtype=torch.float64)
         return total
 
     def gradient(self, columns: torch.Tensor) -> torch.Tensor:
@@ -84,11 +94,11 @@ class RelativeDifferencePrior:
         -w q (2 - gamma |q| + q).
         """
         image = columns.new_zeros(*self._shape, columns.shape[1])
-        for pairs in self._pairs(columns):
-            squared = pairs.relative.square()
-            odd = pairs.relative.abs().mul_(-self._gamma).add_(2).mul_(pairs.relative)
-            image[pairs.first].add_(odd - squared, alpha=pairs.weight)
-            image[pairs.second].sub_(odd.add_(squared), alpha=pairs.weight)
+        for block, (relative, _) in self._pairs(columns):
+            squared = relative.square()
+            odd = relative.abs().mul_(-self._gamma).add_(2).mul_(relative)
+            image[block.first].add_(odd - squared, alpha=block.weight)
+            image[block.second].sub_(odd.add_(squared), alpha=block.weight)
         return image.flatten(0, 1)[self._pixels]
 
     def curvature(self, columns: torch.Tensor) -> torch.Tensor:
@@ -99,31 +109,37 @@ class RelativeDifferencePrior:
         2 w (a + b) b / sum_jk and 2 w (a + b) a / sum_jk.
         """
         image = columns.new_zeros(*self._shape, columns.shape[1])
-        for pairs in self._pairs(columns):
-            rest = pairs.relative.abs().mul_(-self._gamma).add_(1)
-            seen = self._seen(pairs.first) & self._seen(pairs.second)
-            common = rest.div(pairs.sum).mul_(seen)
-            image[pairs.first].add_((rest - pairs.relative).mul_(common), alpha=4 * pairs.weight)
-            image[pairs.second].add_(rest.add_(pairs.relative).mul_(common), alpha=4 * pairs.weight)
+        for block, (relative, total) in self._pairs(columns):
+            rest = relative.abs().mul_(-self._gamma).add_(1)
+            common = rest.div(total).mul_(block.seen)
+            image[block.first].add_((rest - relative).mul_(common), alpha=4 * block.weight)
+            image[block.second].add_(rest.add_(relative).mul_(common), alpha=4 * block.weight)
         return image.flatten(0, 1)[self._pixels]
 
-    def _seen(self, place: tuple[slice, slice]) -> torch.Tensor:
-        return self._inside[place][..., None]
-
-    def _pairs(self, columns: torch.Tensor) -> Iterator[_Pairs]:
-        """Give all pairs of neighbours, some lines and one direction at a time."""
+    def _pairs(self, columns: torch.Tensor) -> Iterator[tuple[_Block, _Pairs]]:
+        """Give all pairs of neighbours, a block at a time."""
         image = columns.new_zeros(*self._shape, columns.shape[1])
-        image.flatten(0, 1)[self._pixels] = columns
-        height, width = self._shape
-        for start in range(0, height, STRIP):
-            for down, right in OFFSETS:
-                end = min(start + STRIP, height - down)
-                if end <= start:
-                    continue
-                first = np.s_[start:end, max(0, -right) : width - max(0, right)]
-                second = np.s_[start + down : end + down, max(0, right) : width - max(0, -right)]
-                difference = image[first] - image[second]
-                total = image[first] + image[second]
-                total.add_(self._epsilon).add_(difference.abs(), alpha=self._gamma)
-                difference.div_(total).mul_(self._seen(first) & self._seen(second))
-                yield _Pairs(first, second, 1 / float(np.hypot(down, right)), difference, total)
+        # Half of epsilon in each pixel: differences stay, sums have all of it.
+        image.flatten(0, 1)[self._pixels] = columns + self._epsilon / 2
+        for block in self._blocks:
+            first, second = image[block.first], image[block.second]
+            relative, total = first - second, first + second
+            total.add_(relative.abs(), alpha=self._gamma).clamp_min_(self._epsilon)
+            yield block, _Pairs(relative.div_(total).mul_(block.seen), total)
+
+
+def _blocks(inside: np.ndarray, device: torch.device) -> Iterator[_Block]:
+    """Give every pair of neighbours in the field of view once."""
+    height, width = inside.shape
+    for start in range(0, height, STRIP):
+        for down, right in OFFSETS:
+            end = min(start + STRIP, height - down)
+            columns = np.flatnonzero(inside[start : end + down].any(axis=0))
+            if end <= start or not len(columns):
+                continue
+            left = max(int(columns[0]), -right)
+            stop = min(int(columns[-1]) + 1, width - right)
+            first = np.s_[start:end, left:stop]
+            second = np.s_[start + down : end + down, left + right : stop + right]
+            seen = torch.from_numpy(inside[first] & inside[second]).to(device).float()[..., None]
+            yield _Block(first, second, 1 / float(np.hypot(down, right)), seen)
