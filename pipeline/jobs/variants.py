@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable
 
+from pipeline.baselines import BASELINES
 from pipeline.jobs.experiment import Model, same_but_seed
 from pipeline.storage.errors import InputError
 
 SHOWN = ("truth", "sinogram", "calibrated")
 """What figures show beside models, under these names."""
-
-BASELINES = ("FBP", "OSEM")
-"""Methods without a network, which tables and figures always have."""
 
 
 def check_names(variants: Iterable[str], methods: Iterable[str]) -> None:

@@ -124,7 +124,7 @@ def test_texts_that_are_no_names_are_refused(name):
     assert "of at most 64 characters" in error.remedy
 
 
-TAKEN = [*METHODS, "FBP", "OSEM", "truth", "sinogram", "calibrated"]
+TAKEN = [*METHODS, "FBP", "OSEM", "OSEM-filter", "MAP", "truth", "sinogram", "calibrated"]
 
 
 @pytest.mark.parametrize("name", TAKEN)
