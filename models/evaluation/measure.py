@@ -128,6 +128,8 @@ def origin_of(attributes: Mapping[str, Any], estimate: str) -> dict[str, Any]:
     estimate : str
         "single" for one pass or the first sample, "mean" for the mean of the file's samples.
     """
+    if not attributes["weights_sha256"]:  # without a network
+        return {name: attributes[name] for name in ("model", "method")} | {"estimate": estimate}
     origin = {
         name: attributes[name]
         for name in ("model", "method", "conditioning", "condition_dropout", "training_seed")

@@ -21,6 +21,7 @@ from models.dataset import Scales, SliceKey, subject_of
 from models.evaluation import catalogue
 from models.evaluation.catalogue import OSEM, TRUTH
 from models.evaluation.slices import head_of
+from pipeline.baselines import title_of
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
@@ -94,7 +95,7 @@ def panel(
     axes = figure.subplots(2 * bands * len(examples), columns, squeeze=False)
     brightest = max(float(e.images[REFERENCE].max()) for e in examples)
     compared = _Compared(scales, TITLES[reference])
-    largest_error = _largest_error(examples, list(reconstructions), compared)
+    largest_error = _largest_error(examples, list(map(title_of, reconstructions)), compared)
     for rows, example in zip(np.split(axes, len(examples)), examples, strict=True):
         _draw_example(rows, example, compared, brightest, largest_error)
     return figure
@@ -114,9 +115,9 @@ def _read_example(
         for model, paths in reconstructions.items():
             file = _reconstruction_of(stack, shard, model, paths)
             if "samples" in file:
-                images[model] = hdf5.finite(file["samples"], (row, 0))
+                images[title_of(model)] = hdf5.finite(file["samples"], (row, 0))
             else:
-                images[model] = hdf5.finite(file["image"], row)
+                images[title_of(model)] = hdf5.finite(file["image"], row)
         return _Example(_key(shard, row), hdf5.finite(shard["sinogram"], row), images)
 
 

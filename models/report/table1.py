@@ -25,6 +25,7 @@ from models.evaluation.catalogue import (
 from models.evaluation.metrics_table import read_parts
 from models.report.columns import caption, compared, difference_tables, main_tables, name_of
 from models.report.formats import latex, markdown, page
+from pipeline.baselines import BASELINES, title_of
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic_file, check_readable
 from pipeline.storage.system_errors import unreadable
@@ -52,10 +53,7 @@ SEEN = ("", "sinogram", "sinogram, fbp")
 
 UNPUBLISHED = Published(np.nan, np.nan, np.nan)
 
-ANALYTIC = ("FBP", "OSEM")
-"""What needs no network."""
-
-BASELINES, AS_IN_PAPER, BEYOND = "analytic and iterative", "as in the paper", "beyond the paper"
+CLASSICAL, AS_IN_PAPER, BEYOND = "analytic and iterative", "as in the paper", "beyond the paper"
 
 IMAGE = ["subject", "slice_index", "rotation"]
 ORIGIN = ["model", "estimate", "method", "conditioning", "sampler", "samples"]
@@ -86,20 +84,22 @@ class Row:
     @property
     def block(self) -> str:
         """Part of the table."""
-        if self.method in ANALYTIC:
-            return BASELINES
+        if self.method in BASELINES:
+            return CLASSICAL
         plain = self.conditioning == "sinogram" and self.estimate == "single"
         return AS_IN_PAPER if plain and self.of_paper and self.as_paper else BEYOND
 
     @property
     def of_paper(self) -> bool:
         """Whether the paper has the method, PnPNet as a part of LegoPET."""
-        return self.method in (*PAPER, "PnPNet", *ANALYTIC)
+        return self.method in (*PAPER, "PnPNet", *BASELINES)
 
     @property
     def label(self) -> str:
         """Name to read."""
-        return self.name + (f", mean of {self.samples}" if self.estimate == "mean" else "")
+        return title_of(self.name) + (
+            f", mean of {self.samples}" if self.estimate == "mean" else ""
+        )
 
     @property
     def published(self) -> Published:
@@ -112,7 +112,7 @@ def _rows(
 ) -> list[Row]:
     """Rows in the table's order: baselines, then as in the paper, then beyond."""
     present = set(origins["model"])
-    baselines = {name: [name] for name in ANALYTIC if name in present}
+    baselines = {name: [name] for name in BASELINES if name in present}
     rows: list[Row] = []
     for name, replicates in {**baselines, **models}.items():
         for model in replicates:
@@ -126,7 +126,7 @@ def _rows(
             samples = 1 if pd.isna(origin["samples"]) else int(origin["samples"])
             facts = {**origin[ORIGIN[1:]], "samples": samples, "as_paper": as_paper}
             rows.append(Row(name, models_alike, **facts))
-    blocks = (BASELINES, AS_IN_PAPER, BEYOND)
+    blocks = (CLASSICAL, AS_IN_PAPER, BEYOND)
     return sorted(rows, key=lambda row: blocks.index(row.block))
 
 
@@ -135,7 +135,7 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
 
     Samples go with samples and means with means; a network that does not sample goes with both.
     """
-    networks = [row for row in rows if row.block != BASELINES]
+    networks = [row for row in rows if row.block != CLASSICAL]
     for ours in (row for row in networks if row.method == "LegoPET"):
         for other in (row for row in networks if row.method != "LegoPET"):
             same_estimate = other.estimate == ours.estimate or not other.sampler
@@ -222,7 +222,7 @@ def _main_record(
         "conditioning": row.conditioning,
         "estimate": row.estimate,
         "samples": row.samples,
-        "seeds": len(row.models) if row.block != BASELINES else np.nan,
+        "seeds": len(row.models) if row.block != CLASSICAL else np.nan,
         "paper_psnr_db": row.published.psnr_db,
         "paper_ssim": row.published.ssim,
         "paper_parameters": row.published.parameters,
@@ -288,7 +288,7 @@ def table1(
     metrics : Path
         From `models.evaluation.evaluate.evaluate`.
     rows : mapping of row name to sequence of model
-        Replicates, which differ in the seed alone; FBP and OSEM need not be named.
+        Replicates, which differ in the seed alone; those of `pipeline.baselines` need not be named.
     parameters : mapping of model to int
         Trainable parameters, from `parameters_in`.
     doses : sequence of float

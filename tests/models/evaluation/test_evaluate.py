@@ -192,6 +192,19 @@ def test_rows_say_how_the_images_were_made(made):
     assert table.loc[table["model"] == "FBP", ["epoch", "samples"]].isna().all(axis=None)
 
 
+def test_images_without_a_network_have_no_weights_and_no_scale(tmp_path):
+    shard = make_shard(tmp_path / "s.h5", slices=2)
+    nothing = {"weights_sha256": "", "epoch": -1, "training_seed": -1, "conditioning": ""}
+    file = make_reconstruction(tmp_path / "map.h5", shard, "MAP", scale=np.nan, **nothing)
+    evaluate(shard, {"MAP": file}, Scales(50.0, SCALE), tmp_path / "m.csv")
+    table = read_table(tmp_path / "m.csv")
+    rows = table[table["model"] == "MAP"]
+    assert {"osem", "truth"} <= set(rows["reference"])
+    assert (rows["method"] == "MAP").all()
+    assert rows[["epoch", "training_seed", "samples"]].isna().all(axis=None)
+    assert (rows[["checkpoint", "conditioning"]] == "").all(axis=None)
+
+
 def test_values_that_do_not_exist_are_left_out(tmp_path):
     shard = make_shard(tmp_path / "s.h5", slices=2)
     with h5py.File(shard, "r+") as file:

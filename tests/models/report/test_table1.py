@@ -111,6 +111,20 @@ def test_rows_stand_in_their_blocks(made):
     ]
 
 
+def test_what_needs_no_network_stands_with_osem(tmp_path):
+    metrics = tmp_path / "metrics.csv.gz"
+    names = ("FBP", "OSEM", "MAP", "OSEM-filter", "PnPNet")
+    rows = [row | {"method": name} for name in names for row in rows_of(name, 20)]
+    write_table([pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)], metrics)
+    found = make(metrics, {"PnPNet": ["PnPNet"]}, tmp_path)
+    table = pd.read_csv(found["csv"])
+    baselines = table[table["block"] == "analytic and iterative"]
+    assert baselines["row"].tolist() == ["FBP", "OSEM", "OSEM + filter", "MAP"]
+    assert baselines["seeds"].isna().all()
+    assert baselines["psnr_db_osem_image"].notna().all()
+    assert "OSEM + filter" in found["markdown"].read_text(encoding="utf-8")
+
+
 def test_means_are_over_images_and_seeds(made, metrics):
     table = pd.read_csv(made["csv"]).set_index("row")
     values = pd.read_csv(metrics)
