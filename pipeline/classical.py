@@ -15,10 +15,11 @@ from pipeline.map import MapSettings, map_images
 from pipeline.osem import SLICES_AT_A_TIME, osem
 from pipeline.storage import hdf5
 from pipeline.storage.files import check_readable
-from pipeline.storage.kinds import RECONSTRUCTION, SINOGRAM
+from pipeline.storage.kinds import DOSE, RECONSTRUCTION, SINOGRAM
 from pipeline.storage.system_errors import unreadable
 from pipeline.tomography.forward_model import ForwardModel, PointSpread, Simulation
 from pipeline.tomography.geometry import field_of_view
+from pipeline.tomography.physics import dose_of
 from pipeline.tomography.projectors import Projector
 
 
@@ -170,7 +171,7 @@ def reconstruct(
         for start in range(0, len(identity["rotation"]), SLICES_AT_A_TIME):
             counts = counts_of(file, np.s_[start : start + SLICES_AT_A_TIME], plain)
             images.append(projector.images(METHODS[name][1](counts, chosen)))
-        subject = str(file.attrs["subject"])
+        whose = {"subject": str(file.attrs["subject"]), DOSE: dose_of(file)}
     used = {name: asdict(chosen), "simulation": asdict(simulation)}
     used |= {"scanner": asdict(projector.ring), "grid": asdict(projector.grid)}
     facts = _facts(name) | {"projector": projector.name, "device": str(projector.device)}
@@ -178,7 +179,7 @@ def reconstruct(
         output,
         RECONSTRUCTION,
         {"image": np.concatenate(images), **identity},
-        hdf5.provenance(used, subject=subject, **facts),
+        hdf5.provenance(used, **whose, **facts),
     )
 
 

@@ -174,6 +174,17 @@ def osem(config: Config, projector: str) -> int:
     return asked(TORCH_MB, held + (_loaded_matrix(config, 1) if projector == "sparse" else 0))
 
 
+def classical(config: Config, projector: str) -> int:
+    """Filtered OSEM or MAP images of a subject, or of the slices that settings are chosen by."""
+    data = data_of(config)
+    count = min(OSEM_SLICES, data.slices)
+    # As OSEM's, whose factors are always read, and again times the scale. Of each subset and slice
+    # sensitivities, and gradients of two images or one over the sensitivities; some more images.
+    held = 9 * data.slices * data.pixels + 20 * count * data.bins * 3
+    held += 12 * data.subsets * data.seen * count + 80 * count * data.pixels
+    return asked(TORCH_MB, held + (_loaded_matrix(config, 1) if projector == "sparse" else 0))
+
+
 def fbp(config: Config) -> int:
     """FBP images of a subject's slices."""
     data = data_of(config)

@@ -51,8 +51,10 @@ def trained(models: Iterable[str]) -> set[str]:
     return found | {"training_curves"} | ({"uncertainty"} if "LegoPET" in models else set())
 
 
+CLASSICAL = {"classical_settings", "classical_curves", "panel"} | OF_METRICS | END
+CLASSICAL |= each("classical", ("OSEM-filter", "MAP"), ["subject03"])
 SAMPLED = reconstructed(SAMPLING) | SWEPT | SWEEP_FIGURES | {"uncertainty"}
-SHARDED = each("shard", SUBJECTS) | {"preview shards subject03"} | trained(TRAINED)
+SHARDED = each("shard", SUBJECTS) | {"preview shards subject03"} | trained(TRAINED) | CLASSICAL
 FROM_OSEM = each("osem", SUBJECTS) | SHARDED
 DRAWN = each("fetch", SUBJECTS) | each("phantom", SUBJECTS) | each("slices", SUBJECTS) | PREVIEWS
 DRAWN |= each("sinogram", SUBJECTS) | each("fbp", SUBJECTS) | FROM_OSEM
@@ -140,6 +142,7 @@ CODE = {
         "DEADLINE_S = 901",
         set(),
     ),
+    "code of MAP": ("pipeline/map.py", r"(def map_images\()", r"\1changed=True, *,", CLASSICAL),
     "code of OSEM": ("pipeline/osem.py", r"(def reconstruct\()", r"\1changed=True, *,", FROM_OSEM),
 }
 """Files, what is replaced in them and by what, and the jobs that run again."""
@@ -163,6 +166,7 @@ SETTINGS = {
     "sampling: batch_size": ("sampling={batch_size: 3}", set()),
     "osem: iterations": ("osem={iterations: 3}", FROM_OSEM),
     "osem: subsets": ("osem={subsets: 8}", {"system_matrix reconstruction"} | FROM_OSEM),
+    "classical: slices": ("classical={slices: 3}", CLASSICAL),
     "fbp: filter": ("fbp={window: hann}", each("fbp", SUBJECTS) | SHARDED),
     "seed": ("seed=5", DRAWN),
 }
@@ -247,7 +251,7 @@ def test_another_test_subject_trains_nothing_again(copy):
     own = {job for job in jobs if "subject04" in job}
     rules = {job.split()[0] for job in own}
     data = {"fetch", "phantom", "slices", "sinogram", "osem", "fbp", "shard"}
-    assert rules == data | {"reconstruct", "metrics"}
+    assert rules == data | {"classical", "reconstruct", "metrics"}
     joined = {"join_metrics", "table1", "regional_bias", "calibration", *END}
     swept = {job for job in SWEPT if "epochs" in job} | {"epochs"}
     assert jobs - own == joined | swept | {"panel", "uncertainty"}

@@ -14,6 +14,7 @@ from helpers.configurations import PAPERS
 from helpers.workflow import ROOT, SUBJECTS, cannot_be_offline, probed, snakemake, workplace
 from models import checkpoints
 from models.evaluation.metrics_table import COLUMNS, read_table
+from pipeline.baselines import BASELINES
 from pipeline.jobs import provenance
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
@@ -21,6 +22,7 @@ from pipeline.storage.kinds import RECONSTRUCTION, SHARD
 MODELS = (*PAPERS, "LegoPET-seed2", "LegoPET-fbp")
 FIGURES = (
     "panel",
+    "classical",
     "training",
     "regional_bias",
     "calibration",
@@ -55,6 +57,7 @@ def test_every_output_is_there(finished):
         "calibration/LegoPET-fbp.json",
         *(f"table1.{kind}" for kind in ("csv", "md", "tex", "html")),
         "differences.csv",
+        "classical_settings.json",
         *(f"training/{model}.csv" for model in (*MODELS, "PnPNet-fbp", "LegoPET-p01")),
         *(f"weights/{model}.yaml" for model in (*MODELS, "PnPNet-fbp", "LegoPET-p02")),
         "previews/shards_subject03.png",
@@ -85,7 +88,7 @@ def test_metrics_have_rows_of_every_test_slice_and_model(finished):
     table = read_table(finished / "results" / "tiny" / "metrics.csv.gz")
     assert set(table["subject"]) == {"subject03"}
     assert list(table["model"].unique()[:2]) == ["FBP", "OSEM"]
-    assert set(table["model"]) == {"FBP", "OSEM", *MODELS}
+    assert set(table["model"]) == {*BASELINES, *MODELS}
     psnr = table[(table["metric"] == "psnr_db") & (table["reference"] == "truth")]
     psnr = psnr[psnr["region"] == "image"]
     for model, rows in psnr.groupby("model"):
@@ -126,11 +129,11 @@ def test_table1_has_one_row_for_replicates(finished):
     table = pd.read_csv(finished / "results" / "tiny" / "table1.csv").set_index("row")
     assert "LegoPET-seed2" not in table.index
     assert table["seeds"].dropna().to_dict() == {
-        **dict.fromkeys(table.index[2:], 1),
+        **dict.fromkeys(table.index[4:], 1),
         "LegoPET": 2,
         "LegoPET, mean of 2": 2,
     }
-    assert {"FBP", "OSEM", *PAPERS, "LegoPET-fbp"} <= set(table.index)
+    assert {"FBP", "OSEM", "OSEM + filter", "MAP", *PAPERS, "LegoPET-fbp"} <= set(table.index)
 
 
 def test_kept_checkpoints_are_those_of_every_fifth_epoch(finished):
@@ -302,5 +305,7 @@ def test_the_default_configuration_is_the_papers_experiment(tmp_path):
     assert jobs["system_matrix"] == 1
     assert jobs["train"] == len(PAPERS) + 3 == 9  # LegoPET with three dropouts
     assert jobs["reconstruct"] == 2 * len(PAPERS)
+    assert jobs["classical_settings"] == 1
+    assert jobs["classical"] == 2 * 2
     assert jobs["sweep"] == 2 + 3 + 1
     assert not {"uncertainty", "calibration"} & jobs.keys()  # of one sample

@@ -15,6 +15,7 @@ if others := subprocess.run(
 ).stdout.strip():
     raise WorkflowError(others)
 
+from pipeline.baselines import RECONSTRUCTED
 from pipeline.tomography import backend
 from pipeline.jobs import memory
 from models import memory as model_memory
@@ -42,6 +43,8 @@ except InputError as error:
 MODELS = models_of(config)
 EVALUATED = config["evaluation"]["models"]
 UNCERTAINTY = config["evaluation"]["uncertainty"]
+# What has a file of reconstructions: baselines without a network, then models.
+COMPARED = [*RECONSTRUCTED, *EVALUATED]
 SWEEPS = config["evaluation"]["sweeps"]
 
 # Folders of the files of the doses that networks see; figures and sweeps are of the first.
@@ -72,6 +75,7 @@ def any_of(names):
 wildcard_constraints:
     subject=r"subject\d+",
     model=any_of(MODELS),
+    classical=any_of(RECONSTRUCTED),
     sweep=any_of(SWEEPS),
     scan=any_of(SCANS),
     # All counts, of which the reference is made in any case, or a dose.
@@ -159,6 +163,11 @@ def code_of(script, model, without=""):
 def shown():
     """Test subjects whose slices are drawn: a slice of each is enough."""
     return of_split("test")[: len(config["evaluation"]["figure_positions"])]
+
+
+def classical_settings(of):
+    """Settings of what needs no network, at a dose."""
+    return f"{RESULTS}/{of}classical_settings.json"
 
 
 def reconstructions(models, subjects, doses=(SHOWN,)):
@@ -252,6 +261,7 @@ def figures():
     """Figures that this configuration can draw."""
     return [
         "panel",
+        "classical",
         "training",
         "regional_bias",
         *(["calibration"] if config["sampling"]["samples"] > 1 else []),

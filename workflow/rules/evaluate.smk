@@ -55,7 +55,7 @@ rule calibrate:
 
 rule metrics:
     input:
-        reconstructions=reconstructions(EVALUATED, ["{subject}"], ["{of}"]),
+        reconstructions=reconstructions(COMPARED, ["{subject}"], ["{of}"]),
         shard=f"{DATA}/shards/{{of}}{{subject}}.h5",
         weights=weights_of(EVALUATED[0]),
         factors=factors_of(calibrated(), ["{of}"]),
@@ -71,7 +71,7 @@ rule metrics:
     resources:
         mem_mb=model_memory.metrics(config),
     params:
-        models=EVALUATED,
+        models=COMPARED,
         calibrated=calibrated(),
         measured=catalogue.measured(),
         code=code_hash("metrics.py", without=catalogue.__name__),
@@ -131,7 +131,7 @@ rule table1:
 
 rule panel:
     input:
-        reconstructions=reconstructions(rows(EVALUATED), shown()),
+        reconstructions=reconstructions([*RECONSTRUCTED, *rows(EVALUATED)], shown()),
         shards=expand(f"{DATA}/shards/{SHOWN}{{subject}}.h5", subject=shown()),
         weights=[weights_of(model) for model in rows(EVALUATED)],
     output:
@@ -149,7 +149,7 @@ rule panel:
     resources:
         mem_mb=model_memory.images(config),
     params:
-        models=list(rows(EVALUATED)),
+        models=[*RECONSTRUCTED, *rows(EVALUATED)],
         positions=config["evaluation"]["figure_positions"],
         reference=REFERENCE,
         code=code_hash("panel.py"),
@@ -175,7 +175,7 @@ rule regional_bias:
     resources:
         mem_mb=model_memory.tables(config),
     params:
-        models=list(rows(EVALUATED)),
+        models=[*RECONSTRUCTED, *rows(EVALUATED)],
         dose=DOSES[SHOWN],
         code=code_hash("regional_bias.py"),
     script:
@@ -347,10 +347,11 @@ rule provenance:
         settings=[record_of(model) for model in training_logs()],
         checkpoints=expand(f"{RESULTS}/checkpoints/{{model}}", model=training_logs()),
         reconstructions=[
-            *reconstructions(EVALUATED, of_split("test"), DOSES),
+            *reconstructions(COMPARED, of_split("test"), DOSES),
             *reconstructions(calibrated(), calibrating(), DOSES),
         ],
         factors=factors_of(calibrated(), DOSES),
+        classical=[classical_settings(of) for of in DOSES],
         metrics=[f"{RESULTS}/metrics.csv.gz", *metrics_of("test")],
         tables=rules.table1.output,
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],
