@@ -7,6 +7,6 @@ import subprocess
 import sys
 
 if __name__ == "__main__":
-    for name in ("projector", "unet", "methods", "sampling", "scaling", "starts"):
+    for name in ("projector", "map", "unet", "methods", "sampling", "scaling", "starts"):
         print(f"-- {name}", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

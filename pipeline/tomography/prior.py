@@ -14,8 +14,9 @@ import torch
 OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Steps (y, x) to half of a pixel's 8 neighbours in the slice: each pair of pixels comes once."""
 
-STRIP = 8
-"""Lines of a stack of slices that are compared at a time: few enough for a core's cache."""
+BLOCK = 4096
+"""Pixels of every slice that are compared at a time: as many as a core's cache has room for, and so
+many that operations are worth their calls."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,10 @@ class RelativeDifferencePrior:
 def _blocks(inside: np.ndarray, device: torch.device) -> Iterator[_Block]:
     """Give every pair of neighbours in the field of view once."""
     height, width = inside.shape
-    for start in range(0, height, STRIP):
+    lines = max(1, BLOCK // width)
+    for start in range(0, height, lines):
         for down, right in OFFSETS:
-            end = min(start + STRIP, height - down)
+            end = min(start + lines, height - down)
             columns = np.flatnonzero(inside[start : end + down].any(axis=0))
             if end <= start or not len(columns):
                 continue

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tomography.prior import PriorSettings, RelativeDifferencePrior
+from pipeline.tomography.prior import BLOCK, PriorSettings, RelativeDifferencePrior
 
 CPU = torch.device("cpu")
 DIAGONAL = 1 / np.sqrt(2)
@@ -40,8 +40,10 @@ def by_hand(inside, image, gamma, epsilon):
     return total
 
 
-@pytest.mark.parametrize("size", [5, 12, 19])  # of one strip of lines, and of more
-def test_value_is_the_sum_over_pairs_in_the_field_of_view(size):
+@pytest.mark.parametrize("size", [5, 12, 19])
+@pytest.mark.parametrize("block", [1, 50, BLOCK])  # of one line, of several, of all
+def test_value_is_the_sum_over_pairs_in_the_field_of_view(monkeypatch, size, block):
+    monkeypatch.setattr("pipeline.tomography.prior.BLOCK", block)
     inside = round_view(size)
     columns = images(1, inside.sum(), 2)
     for gamma, epsilon in ((0.0, 1e-3), (2.0, 0.5)):
