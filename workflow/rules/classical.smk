@@ -1,7 +1,8 @@
 rule classical_settings:
     input:
         sinograms=expand(
-            f"{DATA}/sinograms/{{{{of}}}}{{subject}}.h5", subject=of_split("validation")
+            f"{DATA}/sinograms/{{{{of}}}}{{subject}}.h5",
+            subject=of_split("validation"),
         ),
         shards=shards("validation", doses=["{of}"]),
         matrix=system_matrix("reconstruction"),

@@ -192,9 +192,7 @@ def calibrating():
 
 def factors_of(models, doses):
     """Factors that calibrate the intervals of models, a file a model and dose."""
-    return expand(
-        f"{RESULTS}/calibration/{{of}}{{model}}.json", model=models, of=doses
-    )
+    return expand(f"{RESULTS}/calibration/{{of}}{{model}}.json", model=models, of=doses)
 
 
 def metrics_of(split):
