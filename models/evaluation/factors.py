@@ -15,7 +15,7 @@ from pipeline.storage.system_errors import unreadable
 
 SAMPLING = (
     *("model", "weights_sha256", "weights", "activity_scale"),
-    *("sampler", "steps", "eta", "guidance", "samples"),
+    *("sampler", "steps", "eta", "guidance", "samples", "dose"),
 )
 """Attributes in which the reconstructions agree that calibrate and that are measured."""
 
@@ -38,7 +38,8 @@ class Factors:
 
 def sampling_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Give how the images of a reconstruction were sampled: its attributes, in plain types."""
-    found = {name: attributes[name] for name in SAMPLING}
+    found = {"dose": 1.0, **attributes}
+    found = {name: found[name] for name in SAMPLING}
     return {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in found.items()

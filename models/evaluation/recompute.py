@@ -96,9 +96,10 @@ def recompute(
     samples = reconstructor.samples(slices, [index], settings.sampling)
     with hdf5.opened(shard_path, SHARD) as shard:
         measured = Slices.read(shard, np.array([index]))
-    facts = reconstructor.facts(settings.sampling)
+    facts = reconstructor.facts(settings.sampling) | {"dose": dose}
     calibrated = found["metric"].str.startswith("coverage_calibrated_").any()
-    factors = read_factors(results / "calibration" / f"{model}.json", facts) if calibrated else None
+    calibration = results / "calibration" / folder(dose) / f"{model}.json"
+    factors = read_factors(calibration, facts) if calibrated else None
     scales = reconstructor.metadata.scales
     rows = pd.concat(rows_of_model(samples, measured, scales, facts, factors))
     lines = pd.DataFrame(
