@@ -13,6 +13,7 @@ from pipeline.jobs.config_models import check_models
 from pipeline.jobs.config_values import convert
 from pipeline.jobs.experiment import models_of
 from pipeline.jobs.variants import check_different, check_names
+from pipeline.scans.registry import files_of
 from pipeline.sources.base import IMAGES
 from pipeline.sources.registry import facts
 from pipeline.sources.subjects import Subject, read_subjects
@@ -74,6 +75,8 @@ def files_of_scan(scan: Mapping[str, Any]) -> dict[str, str]:
 def check_scans(scans: Mapping[str, Any]) -> None:
     """Refuse scans whose files are missing: Snakemake would take images of earlier ones for theirs.
 
+    So are names that Snakemake takes for patterns, or cannot write into its records.
+
     Raises
     ------
     InputError
@@ -82,6 +85,16 @@ def check_scans(scans: Mapping[str, Any]) -> None:
         for key, path in files_of_scan(scan).items():
             remedy = f"correct scans.{name}.{key}, or take that scan out"
             check_readable(path, "file of a scan", remedy)
+            for file in map(str, files_of(path)):
+                if strange := [letter for letter in file if letter in "{}" or _half(letter)]:
+                    problem = f"has {strange[0]!r} in its name, which Snakemake cannot have there"
+                    remedy = f"rename it, and correct scans.{name}.{key}, or its header"
+                    raise InputError(file, problem, remedy)
+
+
+def _half(letter: str) -> bool:
+    """Whether a letter stands for a byte of a file's name that is no UTF-8."""
+    return "\ud800" <= letter <= "\udfff"
 
 
 def _check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:

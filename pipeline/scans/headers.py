@@ -1,6 +1,7 @@
 """Headers of the Interfile family: lines of ``key := value``, which name a file of raw numbers."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,6 +151,23 @@ def read_header(path: str | Path, to_the_end: bool) -> Header:
         problem = "ends without '!END OF INTERFILE :='; some of it may be missing"
         raise InputError(path, problem, "copy it anew, or add that line if all of it is there")
     return Header(path, values)
+
+
+def named_file(path: Path) -> Path | None:
+    """File of numbers that a header names; None if the header is none, or that file is not there.
+
+    Cheap, and never an error: for those who need to know the files before they are read.
+    """
+    try:
+        named = data_path(read_header(path, to_the_end=False))
+    except InputError:
+        return None
+    return named if os.path.isfile(named) else None  # noqa: PTH113  (Path.is_file raises)
+
+
+def data_path(header: Header) -> Path:
+    """Path of the file of numbers, relative to its header; InputError if it does not name one."""
+    return header.path.parent / header.text("name of data file")
 
 
 def _text(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.scans.headers import Header
+from pipeline.scans.headers import Header, data_path
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import check_readable
 from pipeline.storage.system_errors import unreadable
@@ -80,7 +80,7 @@ def data_file(header: Header, byte_order_key: str) -> DataFile:
         raise header.refusal(f"has {size} bytes a number, for {kind} {SIZES[kind]} are known")
     order = header.choice(byte_order_key, ("littleendian", "bigendian"))
     dtype = np.dtype(f"{'<' if order == 'littleendian' else '>'}{KINDS[kind]}{size}")
-    path = header.path.parent / header.text("name of data file")
+    path = data_path(header)
     remedy = f"put it there, or correct 'name of data file' in {header.path.name}"
     check_readable(path, "file of projection data", remedy)
     return DataFile(path, header.path, path.stat().st_size, dtype)

@@ -1,5 +1,7 @@
 """Rule ``scans``: from a measured sinogram to its images and report, in one call."""
 
+import os
+import re
 import shutil
 
 import nibabel
@@ -67,6 +69,46 @@ def test_a_scan_becomes_images_and_a_report(place):
     assert "Nothing to be done" in again.stdout, again.stdout[-2000:]
 
 
+def replace(path):
+    """Put other numbers into a file, later than all that was made of it."""
+    made = path.stat().st_mtime_ns
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, ns=(made + 10**12, made + 10**12))
+
+
+def test_another_file_behind_a_header_is_imported(place):
+    names = {"sinogram": "scan", "randoms": "delayeds", "factors": "norm", "scatter": "scatter"}
+    segments, _ = interfile.toy_segments([(-1, 1)], RINGS, VIEWS, BINS)
+    for name in names.values():
+        (place / name).mkdir()
+        interfile.write(place / name, segments, dtype="u2", **RING)
+    files = {each: f"{name}/scan.hs" for each, name in names.items()}
+    scans = {"full": {**files, "images": ["fbp"]}, "other": {**GOOD["toy"], "images": ["fbp"]}}
+    result = called(place, scans)
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert "Nothing to be done" in called(place, scans, "--dry-run").stdout
+    for name in names.values():
+        replace(place / name / "scan.s")
+        result = called(place, scans, "--dry-run")
+        assert result.stdout.count("rule import_scan:") == 1
+        (reason,) = re.findall(r"reason: Updated input files: (.*)", result.stdout)
+        assert f"{name}/scan.s" in reason
+
+
+def test_another_file_behind_siemens_header_is_imported(place):
+    folder = place / "siemens"
+    folder.mkdir()
+    segments, _ = interfile.toy_segments([(-1, 1)], RINGS, VIEWS, BINS)
+    header = interfile.write_siemens(folder, segments)
+    scan = {"sinogram": f"siemens/{header.name}", "images": ["fbp"]}
+    scans = {"siemens": {**scan, "randoms": f"siemens/{header.name}#randoms"}}
+    result = called(place, scans)
+    assert result.returncode == 0, result.stdout[-4000:]
+    replace(folder / "scan.s")
+    result = called(place, scans, "--dry-run")
+    assert "Updated input files: siemens/scan.s" in result.stdout
+
+
 def test_another_setting_of_one_scan_runs_that_alone(place):
     assert called(place, GOOD).returncode == 0
     changed = {"toy": {**GOOD["toy"], "calibration": 2.0}}
@@ -116,9 +158,34 @@ def test_what_cannot_be_is_refused_before_anything_runs(place, name):
     assert "rule import_scan:" not in result.stdout
 
 
-def test_a_scan_that_is_none_leaves_its_reason(place):
-    (place / "measured" / "text.hs").write_text("no header", encoding="utf-8")
-    result = called(place, {"text": {"sinogram": "measured/text.hs"}})
+HEADER = "!INTERFILE :=\nname of data file := {}\n!END OF INTERFILE :=\n"
+
+BROKEN = {
+    "text": ("no header", "measured/text.hs: does not begin with '!INTERFILE :='"),
+    "astray": (HEADER.format("none.s"), "measured/astray.hs: lacks the key"),
+    "null": (HEADER.format("a\0b.s"), "measured/null.hs: lacks the key"),
+}
+"""Headers that name no file of numbers, and how their reader refuses them."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_scan_that_is_none_leaves_its_reason(place, name):
+    text, said = BROKEN[name]
+    (place / "measured" / f"{name}.hs").write_text(text, encoding="utf-8")
+    result = called(place, {name: {"sinogram": f"measured/{name}.hs"}})
     assert result.returncode != 0
-    assert "measured/text.hs: does not begin with '!INTERFILE :='" in result.stdout
-    assert not (place / "data/tiny/scans/text.h5").exists()
+    assert said in result.stdout
+    assert f"logs/tiny/import_scan/{name}.log" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert not (place / f"data/tiny/scans/{name}.h5").exists()
+
+
+@pytest.mark.parametrize(("named", "letter"), [(b"a{scan}.s", "'{'"), (b"\xe4.s", "'\\udce4'")])
+def test_names_that_snakemake_cannot_have_are_refused(place, named, letter):
+    header = HEADER.encode().replace(b"{}", named)
+    (place / "measured" / "strange.hs").write_bytes(header)
+    (place / "measured" / os.fsdecode(named)).touch()
+    result = called(place, {"strange": {"sinogram": "measured/strange.hs"}}, "--dry-run")
+    assert result.returncode != 0
+    assert f"has {letter} in its name" in result.stdout
+    assert "Traceback" not in result.stdout

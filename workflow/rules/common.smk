@@ -25,6 +25,7 @@ from models.registry import METHODS
 from models.configuration import schema
 from pipeline.jobs.used_code import code_hash
 from pipeline.jobs.config import check, check_scans, files_of_scan
+from pipeline.scans.registry import files_of, reader_of
 from pipeline.sources.base import LABELS
 from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError
@@ -108,8 +109,15 @@ def system_matrix(grid):
 
 
 def scan_files(scan):
-    """Files that a scan names."""
-    return sorted({*files_of_scan(SCANS[scan]).values()})
+    """Files that a scan names, and those behind headers."""
+    named = files_of_scan(SCANS[scan]).values()
+    return sorted({str(file) for path in named for file in files_of(path)})
+
+
+def scan_readers(scan):
+    """Readers of a scan's files, as entries of their registry."""
+    found = {reader_of(path) for path in files_of_scan(SCANS[scan]).values()}
+    return sorted(found - {None})
 
 
 def scan_images(wildcards):

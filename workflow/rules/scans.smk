@@ -13,7 +13,9 @@ rule import_scan:
     params:
         scan=lambda wildcards: SCANS[wildcards.scan],
         scanner=config["scanner"],
-        code=code_hash("import_scan.py"),
+        code=lambda wildcards: code_hash(
+            "import_scan.py", *scan_readers(wildcards.scan)
+        ),
     script:
         "../scripts/import_scan.py"
 
