@@ -1,5 +1,6 @@
 """What networks may see of the measurement, by its name in ``conditioning``, and what they give."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -38,3 +39,8 @@ in activity mm, as a calibrated scanner gives them, whatever the counts.
 
 TARGETS = {"osem": Channel("osem", IMAGES), "activity": Channel("activity", IMAGES)}
 """What networks can be trained to give, by its name in ``training.target``."""
+
+
+def see_fbp(conditioning: Iterable[str]) -> bool:
+    """Whether one of the channels is made of FBP images."""
+    return any(CHANNELS[name].dataset == "fbp" for name in conditioning)

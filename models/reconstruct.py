@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from models import checkpoints
+from models.channels import see_fbp
 from models.dataset import ShardSlices, SliceKey
 from models.devices import Inference
 from models.loader import batches, in_order
@@ -77,7 +78,8 @@ class Reconstructor:
 
     def check(self, data: Physics | None, where: Path) -> None:
         """Refuse data of other physics than the training's; what is doubtful goes to `doubts`."""
-        self.doubts += agreement.check(self.metadata.physics, self.weights, data, where)
+        trained, seen = self.metadata.physics, see_fbp(self.metadata.settings["conditioning"])
+        self.doubts += agreement.check(trained, self.weights, data, where, seen)
 
     def samples(
         self, slices: ShardSlices, indices: Sequence[int], sampling: FinalSampling

@@ -19,7 +19,7 @@ from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SCAN, SCAN_IMAGE
 from pipeline.tomography.agreement import nearest_dose
 from pipeline.tomography.geometry import Grid
-from pipeline.tomography.physics import Physics, counts_of
+from pipeline.tomography.physics import Physics, counts_of, fbp_of
 
 
 def scan_reconstruct(
@@ -94,6 +94,7 @@ def physics_of(scan: h5py.File, fbp: h5py.File) -> Physics:
         attenuation=None,
         psf_fwhm_mm=None,
         background_fraction=background / max(counts["counts_per_slice"] * len(rows), 1),
+        fbp=fbp_of(fbp),
         counts_per_slice=counts["counts_per_slice"],
         counts_per_activity=counts["counts_per_activity"],
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from models import checkpoints
+from models.channels import see_fbp
 from models.checkpoints import Metadata
 from models.dataset import Batch, Scales, ShardSlices
 from models.devices import combined, make_fabric, to_device
@@ -127,7 +128,7 @@ class Run:
             step=0,
             epoch=0,
             features_sha256=None,
-            physics=of_training(train_shards, validation_shards),
+            physics=of_training(train_shards, validation_shards, see_fbp(self.own.conditioning)),
         )
         digest = checkpoints.attach_features(self.method, self.metadata, features)
         self.metadata = replace(self.metadata, features_sha256=digest)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,17 @@ BACKGROUND_OFF = 0.1
 """So may the part of a measured scan's prompts that is background, by this difference."""
 
 
-def of_training(train: Sequence[Path], validation: Sequence[Path]) -> Physics | None:
+def of_training(
+    train: Sequence[Path], validation: Sequence[Path], sees_fbp: bool
+) -> Physics | None:
     """Give the physics in which all shards of a training agree, with the training ones' counts.
+
+    Parameters
+    ----------
+    train, validation : sequence of Path
+        Shards.
+    sees_fbp : bool
+        Whether the network sees FBP images; if not, how they were made is left out.
 
     Returns
     -------
@@ -35,7 +44,7 @@ def of_training(train: Sequence[Path], validation: Sequence[Path]) -> Physics | 
     InputError
         If two of them do not agree.
     """
-    found = {path: of_shard(path) for path in (*train, *validation)}
+    found = {path: _seen(of_shard(path), sees_fbp) for path in (*train, *validation)}
     first = found[train[0]]
     for path, other in found.items():
         if (first is None) != (other is None):
@@ -59,7 +68,18 @@ def of_training(train: Sequence[Path], validation: Sequence[Path]) -> Physics | 
     return replace(first, **means, doses=sorted({one.doses[0] for one in known}))
 
 
-def check(trained: Physics | None, weights: Path, data: Physics | None, where: Path) -> list[str]:
+def _seen(physics: Physics | None, sees_fbp: bool) -> Physics | None:
+    """Leave out how FBP images were made, of which a network that sees none does not depend."""
+    return physics if physics is None or sees_fbp else replace(physics, fbp=None)
+
+
+def check(
+    trained: Physics | None,
+    weights: Path,
+    data: Physics | None,
+    where: Path,
+    sees_fbp: bool = False,
+) -> list[str]:
     """Refuse data of other physics than a network was trained for.
 
     Parameters
@@ -68,6 +88,8 @@ def check(trained: Physics | None, weights: Path, data: Physics | None, where: P
         Of the weights, and of what they are to reconstruct; None of files that do not say it.
     weights, where : Path
         The files.
+    sees_fbp : bool
+        Whether the network sees FBP images.
 
     Returns
     -------
@@ -83,12 +105,17 @@ def check(trained: Physics | None, weights: Path, data: Physics | None, where: P
         silent = weights if trained is None else where
         log.warning("%s does not say its physics; not checked: %s", silent, ", ".join(DECIDING))
         return []
+    if sees_fbp and (trained.fbp is None or data.fbp is None):
+        silent, sees_fbp = weights if trained.fbp is None else where, False
+        log.warning("%s does not say how its FBP images were filtered; not checked: fbp", silent)
+    if not sees_fbp:
+        trained, data = replace(trained, fbp=None), replace(data, fbp=None)
     if changed := list(differences(trained, data)):
         raise InputError(
             where,
             f"is not what {weights} was trained for ({'; '.join(changed)})",
-            "give data of that kind, or train a network for these: slices, scanner and simulation "
-            "of the configuration decide it",
+            "give data of that kind, or train a network for these: slices, scanner, simulation and "
+            "fbp of the configuration decide it",
         )
     doubtful = list(doubts(trained, data))
     for doubt in doubtful:
@@ -103,7 +130,8 @@ def differences(one: Physics, other: Physics) -> Iterator[str]:
         old, new = getattr(one, name), getattr(other, name)
         if measured and name in ("attenuation", "psf_fwhm_mm", "background_fraction"):
             continue  # settings of a simulation
-        if name == "geometry" and old["geometry"] == new["geometry"]:
+        both = isinstance(old, Mapping) and isinstance(new, Mapping)
+        if both and old.get("geometry") == new.get("geometry"):
             for key in sorted({*old, *new}):
                 yield from _difference(f"{name}.{key}", old.get(key), new.get(key))
         else:

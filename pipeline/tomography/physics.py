@@ -43,9 +43,12 @@ class Physics:
     counts_per_activity : float
         See `counts_of`; of weights at dose 1.
     patient_position : str
-        As `pipeline.tomography.geometry.Placed` has it; all that is simulated lies HFS.
+        As `pipeline.tomography.scanners.Placed` has it; all that is simulated lies HFS.
     doses : sequence of float
         Parts of the counts: of weights those that they were trained with, of a shard its own.
+    fbp : mapping or None
+        ``window`` and ``cutoff`` of the FBP images, as the configuration's section ``fbp`` has
+        them; None where they are not known, or where no FBP image is seen.
     """
 
     geometry: Mapping[str, Any]
@@ -58,6 +61,7 @@ class Physics:
     counts_per_slice: float
     counts_per_activity: float
     patient_position: str = "HFS"
+    fbp: Mapping[str, Any] | None = None
     doses: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
@@ -84,7 +88,18 @@ class Physics:
         for dose in self.doses:
             if not (isinstance(dose, int | float) and 0 < dose <= 1):
                 return f"the dose {dose!r}"
+        if self.fbp is not None and not _possible_fbp(self.fbp):
+            return f"the fbp {self.fbp!r}"
         return None
+
+
+def _possible_fbp(settings: Any) -> bool:
+    """Whether these can be the settings of FBP images."""
+    if not isinstance(settings, Mapping) or {*settings} != {"window", "cutoff"}:
+        return False
+    window, cutoff = settings["window"], settings["cutoff"]
+    number = isinstance(cutoff, int | float) and not isinstance(cutoff, bool)
+    return isinstance(window, str) and number and 0 < cutoff <= 1
 
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -150,6 +165,38 @@ def dose_of(file: h5py.File) -> float:
     return float(file.attrs.get(DOSE, 1.0))
 
 
+def fbp_of(file: h5py.File) -> Mapping[str, Any] | None:
+    """Read the settings of FBP images from what decided an open file, its attribute ``config``.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Of kind `pipeline.storage.kinds.SHARD`, or an FBP image of kind
+        `pipeline.storage.kinds.SCAN_IMAGE`.
+
+    Returns
+    -------
+    mapping or None
+        ``window`` and ``cutoff``; None of a file that does not say them.
+
+    Raises
+    ------
+    InputError
+        If they cannot be.
+    """
+    try:
+        decided = json.loads(file.attrs["config"])
+        if "fbp_config" in decided:  # a shard's, which was made of a file of FBP images
+            decided = json.loads(decided["fbp_config"])
+        found: Mapping[str, Any] | None = decided.get("fbp")
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        found = {}
+    if found is not None and not _possible_fbp(found):
+        remedy = f"delete it and run rule '{file.attrs['rule']}' again"
+        raise InputError(file.filename, "says no settings of its FBP images ('config')", remedy)
+    return found
+
+
 def of_shard(path: Path) -> Physics | None:
     """Read the physics of a shard; None of one that was made before shards said it.
 
@@ -161,13 +208,14 @@ def of_shard(path: Path) -> Physics | None:
     with hdf5.opened(path, SHARD) as file:
         held = {name: value for name, value in file.attrs.items() if name in DECIDING + COUNTS}
         dose = dose_of(file)
+        fbp = fbp_of(file)
     if "geometry" not in held:
         return None
     remedy = f"delete it and run rule 'shard' again: snakemake --cores all -- {path}"
     try:
         # NumPy's numbers become Python's, which JSON and YAML know.
         plain = {name: np.asarray(value).item() for name, value in held.items()}
-        plain |= {"geometry": json.loads(plain["geometry"]), "doses": (dose,)}
+        plain |= {"geometry": json.loads(plain["geometry"]), "doses": (dose,), "fbp": fbp}
         found = Physics(**plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(path, f"does not say its physics ({error})", remedy) from error

@@ -157,10 +157,12 @@ def make_shard(
     rotations: int = 1,
     scale: float = 1.0,
     physics: Mapping[str, Any] | None = PHYSICS,
+    fbp: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a shard of random discs with two tissues, so many slices in all.
 
     What it says of its ``physics`` need not be true; None for nothing, as shards once did.
+    ``fbp`` are the settings of its FBP images; None for none.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
@@ -181,7 +183,10 @@ def make_shard(
         "scale": np.full(slices, scale, dtype=np.float32),
     }
     facts = {} if physics is None else {"pixels": size, **physics}
-    hdf5.write(path, SHARD, arrays, hdf5.provenance({"seed": seed}, subject=subject, **facts))
+    made_from: dict[str, Any] = {"seed": seed}
+    if fbp is not None:
+        made_from["fbp_config"] = json.dumps({"fbp": fbp, "grid": {"size": size}})
+    hdf5.write(path, SHARD, arrays, hdf5.provenance(made_from, subject=subject, **facts))
     return path
 
 

@@ -88,6 +88,15 @@ def test_what_they_were_trained_for_travels_with_them(tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_so_does_how_fbp_images_were_filtered(tmp_path):
+    path = tmp_path / "w.safetensors"
+    physics = replace(PHYSICS, fbp={"window": "hann", "cutoff": 0.8})
+    _, metadata = saved(path)
+    method, _ = checkpoints.load(path, NETWORK)
+    checkpoints.save(path, method.network, None, replace(metadata, physics=physics))
+    assert checkpoints.read_metadata(path).physics == physics
+
+
 def write_described(path, method, described):
     tensors = {name: t.contiguous() for name, t in method.network.state_dict().items()}
     checkpoints._write(path, described, tensors)
@@ -115,6 +124,8 @@ def test_weights_of_an_earlier_version(tmp_path):
         {"attenuation": None},
         {"counts_per_activity": "4"},
         {"colour": "red"},
+        {"fbp": "hann"},
+        {"fbp": {"window": "hann", "cutoff": 0}},
     ],
     ids=str,
 )

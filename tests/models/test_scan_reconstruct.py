@@ -1,7 +1,7 @@
 """Networks reconstruct measured scans as they do shards, and refuse those of other scanners."""
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import h5py
 import nibabel
@@ -203,6 +203,34 @@ def test_another_scanners_scan_is_refused(scanned, tmp_path):
     said = "(geometry.gaps: [3] -> [2]; geometry.radius_mm: 200.0 -> 210.0; slice_mm: 3.0 -> 2.0)"
     assert refused.value.problem.endswith(said)
     assert not (tmp_path / "image.h5").exists()
+
+
+def test_fbp_images_of_another_filter_are_refused_where_they_are_seen(study, scanned, tmp_path):
+    seen, unseen = (checkpoints.read_metadata(study["weights"][name]).physics for name in MODELS)
+    assert (seen.fbp, unseen.fbp) == ({"window": "hann", "cutoff": 1.0}, None)
+    ramp = {"window": "ramp", "cutoff": 0.9}
+    weights = changed_weights(study, tmp_path / "w.safetensors", fbp=ramp)
+    with pytest.raises(InputError) as refused:
+        scanned(weights=weights)
+    said = "(fbp.cutoff: 0.9 -> 1.0; fbp.window: ramp -> hann)"
+    assert refused.value.problem.endswith(said)
+    assert not (tmp_path / "image.h5").exists()
+
+
+def test_earlier_weights_do_not_say_what_they_saw(study, scanned, tmp_path, caplog):
+    method, metadata = checkpoints.load(
+        study["weights"]["PnPNet"], Network(**study["config"]["network"])
+    )
+    described = asdict(metadata)
+    del described["physics"]["fbp"]
+    weights = tmp_path / "w.safetensors"
+    tensors = {name: t.contiguous() for name, t in method.network.state_dict().items()}
+    checkpoints._write(weights, described, tensors)
+    with caplog.at_level(logging.WARNING):
+        found = hdf5.read(scanned(weights=weights)["image.h5"], SCAN_IMAGE)[0]["image"]
+    assert f"{weights} does not say how its FBP images were filtered" in caplog.text
+    expected = hdf5.read(scanned()["image.h5"], SCAN_IMAGE)[0]["image"]
+    assert np.array_equal(found, expected)
 
 
 def test_who_lies_otherwise_is_refused(scanned):

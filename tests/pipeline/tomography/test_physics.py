@@ -27,6 +27,7 @@ TRAINED = Physics(
     counts_per_activity=3.0,
 )
 MEASURED = replace(TRAINED, attenuation=None, psf_fwhm_mm=None)
+HANN, RAMP = {"window": "hann", "cutoff": 1.0}, {"window": "ramp", "cutoff": 0.5}
 WEIGHTS, DATA = Path("w.safetensors"), Path("data.h5")
 
 
@@ -41,7 +42,7 @@ def test_geometries_are_those_of_their_text(geometry):
 def test_a_shard_says_its_physics(tmp_path):
     found = of_shard(make_shard(tmp_path / "s.h5"))
     said = {**PHYSICS, "geometry": json.loads(PHYSICS["geometry"])}
-    others = {"pixels": SIZE, "patient_position": "HFS", "doses": (1.0,)}
+    others = {"pixels": SIZE, "patient_position": "HFS", "doses": (1.0,), "fbp": None}
     assert asdict(found) == said | others
     assert Physics(**json.loads(json.dumps(asdict(found)))) == found
 
@@ -77,6 +78,32 @@ def test_an_earlier_one_does_not(tmp_path):
     assert of_shard(make_shard(tmp_path / "s.h5", physics=None)) is None
 
 
+def test_a_shard_says_how_its_fbp_images_were_filtered(tmp_path):
+    assert of_shard(make_shard(tmp_path / "s.h5", fbp=HANN)).fbp == HANN
+
+
+WRONG_FBP = {
+    "no JSON": "[",
+    "a list": "[]",
+    "no JSON inside": '{"fbp_config": "{"}',
+    "settings that are none": '{"fbp_config": "{\\"fbp\\": []}"}',
+    "no cutoff": '{"fbp": {"window": "hann"}}',
+    "no window": '{"fbp": {"window": 1, "cutoff": 1}}',
+    "not a number": '{"fbp": {"window": "hann", "cutoff": NaN}}',
+    "true": '{"fbp": {"window": "hann", "cutoff": true}}',
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FBP)
+def test_damage_to_that_is_refused(tmp_path, name):
+    path = make_shard(tmp_path / "s.h5", fbp=HANN)
+    with h5py.File(path, "r+") as file:
+        file.attrs["config"] = WRONG_FBP[name]
+    with pytest.raises(InputError, match="says no settings of its FBP images") as refused:
+        of_shard(path)
+    assert "run rule 'shard' again" in refused.value.remedy
+
+
 WRONG = {
     "geometry": "[",
     "pixels": 0,
@@ -105,7 +132,7 @@ def test_the_counts_of_a_training_are_means_of_its_own_shards(tmp_path):
         make_shard(tmp_path / f"{n}.h5", physics={**PHYSICS, "counts_per_slice": float(n)})
         for n in (10, 20, 99)
     ]
-    assert of_training(paths[:2], paths[2:]).counts_per_slice == 15
+    assert of_training(paths[:2], paths[2:], sees_fbp=True).counts_per_slice == 15
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -116,8 +143,17 @@ def test_shards_that_do_not_agree_are_refused(tmp_path, name, validation):
     one = make_shard(tmp_path / "1.h5")
     two = make_shard(tmp_path / "2.h5", physics={**PHYSICS, name: other})
     with pytest.raises(InputError, match=rf"{name}: .* -> ") as refused:
-        of_training(*([one], [two]) if validation else ([one, two], []))
+        of_training(*([one], [two]) if validation else ([one, two], []), sees_fbp=False)
     assert refused.value.where == str(two)
+
+
+def test_fbp_images_must_agree_where_they_are_seen(tmp_path):
+    one = make_shard(tmp_path / "1.h5", fbp=HANN)
+    two = make_shard(tmp_path / "2.h5", fbp=RAMP)
+    assert of_training([one], [two], sees_fbp=False).fbp is None
+    assert of_training([one], [one], sees_fbp=True).fbp == HANN
+    with pytest.raises(InputError, match=r"fbp\.window: hann -> ramp"):
+        of_training([one], [two], sees_fbp=True)
 
 
 def test_earlier_shards_and_others_do_not_mix(tmp_path, caplog):
@@ -125,10 +161,10 @@ def test_earlier_shards_and_others_do_not_mix(tmp_path, caplog):
     two, three = (make_shard(tmp_path / f"{n}.h5", physics=None) for n in (2, 3))
     for paths in ([one, two], [two, one]):
         with pytest.raises(InputError, match="does not say its physics, and") as refused:
-            of_training(paths, [])
+            of_training(paths, [], sees_fbp=False)
         assert refused.value.where == str(two)
     with caplog.at_level(logging.WARNING):
-        assert of_training([two], [three]) is None
+        assert of_training([two], [three], sees_fbp=False) is None
     assert "do not say their physics" in caplog.text
 
 
@@ -154,7 +190,7 @@ def refusal(data):
 
 
 def test_the_keys_are_all_that_decide():
-    assert {"geometry", *CHANGED} == {*DECIDING}
+    assert {"geometry", "fbp", *CHANGED} == {*DECIDING}
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -190,6 +226,26 @@ def test_settings_of_a_simulation_are_none_of_a_scan():
     assert check(TRAINED, WEIGHTS, MEASURED, DATA) == []
     with pytest.raises(InputError, match="patient_position: HFS -> FFS"):
         check(TRAINED, WEIGHTS, replace(MEASURED, patient_position="FFS"), DATA)
+
+
+@pytest.mark.parametrize("data", [TRAINED, MEASURED])
+def test_a_network_that_sees_fbp_images_knows_their_filter(data, caplog):
+    trained, other = replace(TRAINED, fbp=HANN), replace(data, fbp=RAMP)
+    with pytest.raises(InputError, match=r"fbp\.cutoff: 1\.0 -> 0\.5; fbp\.window: hann -> ramp"):
+        check(trained, WEIGHTS, other, DATA, sees_fbp=True)
+    assert check(trained, WEIGHTS, replace(data, fbp=HANN), DATA, sees_fbp=True) == []
+    assert check(TRAINED, WEIGHTS, other, DATA, sees_fbp=False) == []
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("trained", "data"), [(None, HANN), (HANN, None)])
+def test_of_which_earlier_files_say_nothing(trained, data, caplog):
+    pair = replace(TRAINED, fbp=trained), WEIGHTS, replace(TRAINED, fbp=data), DATA
+    with caplog.at_level(logging.WARNING):
+        assert check(*pair, sees_fbp=True) == []
+    silent = DATA if trained else WEIGHTS
+    said = f"{silent} does not say how its FBP images were filtered; not checked: fbp"
+    assert caplog.messages == [said]
 
 
 # --- what is doubted -----------------------------------------------------------------------------
