@@ -10,6 +10,7 @@ import scipy.sparse
 import torch
 
 from pipeline.storage import hdf5
+from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
 from pipeline.tomography.geometry import Grid, field_of_view
 from pipeline.tomography.projectors import torch_csr
@@ -50,6 +51,11 @@ class FilteredBackProjection:
         Apodisation of the ramp: ``"ramp"`` (none) or ``"hann"``.
     cutoff : float
         Frequency, relative to Nyquist's, from which on the filter is zero.
+
+    Raises
+    ------
+    InputError
+        If `unseen`.
     """
 
     def __init__(
@@ -70,6 +76,8 @@ class FilteredBackProjection:
         self._response = ramp_response(len(self.distances_mm), self.step_mm, window, cutoff)
         if counting is None:
             counting = ring.counting
+        if problem := unseen(counting):
+            raise InputError("scanner", problem, "give fewer gaps, or a larger radial_trim")
         arc = arc_correction(radial_mm, angle, counting, self.angles, self.distances_mm)
         self._arc_correction = torch_csr(arc, torch.device("cpu"))
         back = self._back_projection(grid.centres_mm)
@@ -160,10 +168,7 @@ def arc_correction(
     """
     views, bins = radial_mm.shape
     number = np.arange(views * bins).reshape(views, bins)
-    # Half a turn on, the same lines come again, seen from the other side.
-    opposite = (2 * (bins // 2) - np.arange(bins)) % bins
-    used = np.concatenate([counting[:, opposite], counting, counting[:, opposite]])
-    used[:, 0] &= np.repeat([bins % 2 == 1, True, bins % 2 == 1], views)  # the odd one out has none
+    used, opposite = _with_opposite(counting)
     distance = np.concatenate([-radial_mm[:, opposite], radial_mm, -radial_mm[:, opposite]])
     direction = np.concatenate([angle[:, opposite] - np.pi, angle, angle[:, opposite] + np.pi])
     lor = np.concatenate([number[:, opposite], number, number[:, opposite]])
@@ -197,6 +202,31 @@ def arc_correction(
         (product.data, product.indices.astype(np.int32), product.indptr.astype(np.int32)),
         shape=product.shape,
     )
+
+
+def unseen(counting: np.ndarray) -> str | None:
+    """Say of which radial bins nothing is known, of bins (view, radial) that count, if of any.
+
+    Of a bin between others in angle, two must be known.
+    """
+    used, _ = _with_opposite(counting)
+    lost = np.flatnonzero(used.sum(axis=0) < 2)
+    if not len(lost):
+        return None
+    bins = counting.shape[1]
+    return f"has no views that count in {len(lost)} of {bins} radial bins, number {lost[0]} first"
+
+
+def _with_opposite(counting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which bins count in one and a half turns, and the number of each bin's opposite.
+
+    Half a turn on, the same lines come again, seen from the other side.
+    """
+    views, bins = counting.shape
+    opposite = (2 * (bins // 2) - np.arange(bins)) % bins
+    used = np.concatenate([counting[:, opposite], counting, counting[:, opposite]])
+    used[:, 0] &= np.repeat([bins % 2 == 1, True, bins % 2 == 1], views)  # the odd one out has none
+    return used, opposite
 
 
 def bracket(increasing: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -237,11 +267,23 @@ def reconstruct_scan(
     """Reconstruct the images (slice, y, x) of an open file of `SCAN`, in counts per mm.
 
     Bins that count nothing in some slice are interpolated in all, those of gaps among them.
+
+    Raises
+    ------
+    InputError
+        If `unseen`.
     """
     parts = [np.s_[start : start + 25] for start in range(0, len(scan["factors"]), 25)]
     counting = np.ones((ring.views, ring.radial_bins), bool)
     for part in parts:
         counting &= (hdf5.finite(scan["factors"], part) > 0).all(axis=0)
+    if problem := unseen(counting):
+        raise InputError(
+            scan.filename,
+            f"{problem}, if in all slices the same ones are to count",
+            "see whether its factors are right; a larger radial_trim leaves outer bins out; OSEM "
+            "needs none of them: images: [osem]",
+        )
     method = FilteredBackProjection(ring, grid, settings.window, settings.cutoff, counting)
     return np.concatenate([method(line_integrals(scan, part)) for part in parts])
 

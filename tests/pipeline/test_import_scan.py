@@ -315,6 +315,22 @@ def test_a_damaged_geometry_is_refused(tmp_path, name, value):
 # --- the report, and real files ------------------------------------------------------------------
 
 
+def test_fbp_needs_views_that_count_in_every_radial_bin(tmp_path):
+    planes = np.rint(50 * np.stack([cylinder(RING)] * 3))
+    factors = np.ones_like(planes)
+    factors[0, :, 3] = factors[1, : RING.views - 1, 5] = 0
+    scan = Scan(**arrays_of(tmp_path, sinogram=planes, factors=factors))
+    import_scan("s", scan, RING, tmp_path / "scan.h5")
+    files = tmp_path / "fbp.h5", tmp_path / "fbp.nii"
+    scan_fbp(tmp_path / "scan.h5", *files, FbpSettings("ramp", 1.0), GRID)  # opposites are known
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        file["factors"][0, :, RING.radial_bins - 1 - 3] = 0
+    with pytest.raises(InputError, match="in 2 of 63 radial bins, number 3 first") as refused:
+        scan_fbp(tmp_path / "scan.h5", *files, FbpSettings("ramp", 1.0), GRID)
+    assert refused.value.where == str(tmp_path / "scan.h5")
+    assert "images: [osem]" in refused.value.remedy
+
+
 def test_the_report_is_drawn_of_whatever_there_is(tmp_path):
     planes = ball_sinograms(RING, MARKS_MM.values())
     path = interfile_of(tmp_path, planes, RING, dtype="i2")
