@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ NO_LIMIT = 10**6
 
 @dataclass(frozen=True)
 class Scan:
-    """An entry of the configuration's ``scans``.
+    """An entry of the configuration's ``scans``, but for ``images``, which decide nothing here.
 
     Attributes
     ----------
@@ -55,8 +55,6 @@ class Scan:
         Views and bins (odd) over which randoms are averaged; 1 for none.
     calibration : float
         Bq/ml of one count per mm; 0 if it is not known.
-    images : sequence of str
-        Which are made: "osem", "fbp", and names of models.
     """
 
     sinogram: str
@@ -70,7 +68,6 @@ class Scan:
     slice_mm: float = 0.0
     smoothed_randoms: int = 1
     calibration: float = 0.0
-    images: Sequence[str] = ("osem", "fbp")
 
 
 def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
@@ -99,10 +96,13 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
     held = _prompts(planes, scan.sinogram)
     parts = {"randoms": scan.randoms, "scatter": scan.scatter, "factors": scan.factors}
     files = {key: path for key, path in parts.items() if path}
-    others = {key: _Part(scan, path) for key, path in files.items()}
-    files["sinogram"] = scan.sinogram
     shape, position = planes.shape, measured.position
-    arrays = {key: part.beside(shape, position, geometry) for key, part in others.items()}
+    arrays, sources = {}, {"sinogram": measured.source}
+    for key, path in files.items():  # one at a time, since each may be large before it is rebinned
+        part = _Part(scan, path)
+        arrays[key], sources[key] = part.beside(shape, position, geometry), part.source
+        del part
+    files["sinogram"] = scan.sinogram
     background = np.zeros(shape, np.float32)
     if "randoms" in arrays:
         background += _averaged(arrays["randoms"], scan.smoothed_randoms, counting)
@@ -140,9 +140,7 @@ def import_scan(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
             counts=float(planes.sum()),
             likelihood=measured.uncorrected and "prompts" in held,
             calibration=scan.calibration,
-            sources=json.dumps(
-                {"sinogram": measured.source} | {key: part.source for key, part in others.items()}
-            ),
+            sources=json.dumps(sources),
         ),
     )
 

@@ -10,7 +10,7 @@ All in MB of 1e6 bytes, as Snakemake has them.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.sources.registry import facts
@@ -207,12 +207,18 @@ def shard(config: Config) -> int:
 
 
 SCAN_PLANES = 300
-"""Of a measured scan; more than scanners of today have."""
+"""Of a measured scan; those of total-body scanners have more, and need more than is asked for."""
 
 
-def import_scan(config: Config) -> int:
-    """Sinograms of a scan, rebinned in 64 bits, and what is made of them."""
-    return asked(IMAGES_MB, 60 * SCAN_PLANES * data_of(config).bins)
+def import_scan(config: Config, file_bytes: Sequence[int]) -> int:
+    """Sinograms of a scan, rebinned in 64 bits, and what is made of them.
+
+    ``file_bytes`` are the lengths of its files, which may hold many sinograms of each plane.
+    """
+    # Numbers of 2 bytes are mapped from the file and, if it has a scale factor or time of flight,
+    # copied as 4 at most; of the prompts all the while, and of one other file at a time.
+    held = 3 * sum(sorted(file_bytes)[-2:])
+    return asked(IMAGES_MB, 60 * SCAN_PLANES * data_of(config).bins + held)
 
 
 def scan_images(config: Config) -> int:

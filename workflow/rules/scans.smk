@@ -9,9 +9,13 @@ rule import_scan:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=memory.import_scan(config),
+        mem_mb=lambda wildcards, input: memory.import_scan(config, input.size_files),
     params:
-        scan=lambda wildcards: SCANS[wildcards.scan],
+        scan=lambda wildcards: {
+            key: value
+            for key, value in SCANS[wildcards.scan].items()
+            if key != "images"
+        },
         scanner=config["scanner"],
         code=lambda wildcards: code_hash(
             "import_scan.py", *scan_readers(wildcards.scan)

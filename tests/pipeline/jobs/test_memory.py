@@ -15,9 +15,11 @@ import pytest
 import yaml
 
 from benchmarks.memory import CONFIGURATIONS, configuration, job_of, lay_out
+from helpers import interfile
 from helpers.workflow import ROOT
 from pipeline import osem
 from pipeline.jobs import memory
+from pipeline.scans.registry import files_of
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SLICES, SUBJECT_FACTS
 from pipeline.tomography.geometry import field_of_view, grid_from
@@ -65,7 +67,7 @@ def test_each_job_asks_for_its_peak_and_little_more(tmp_path, name):
 RUN = """
 import sys, yaml
 from pathlib import Path
-from pipeline import fbp, osem, sinogram
+from pipeline import fbp, import_scan, osem, scan_images, scan_report, sinogram
 from pipeline.jobs.doses import simulated
 from pipeline.tomography import projectors, system_matrix
 from pipeline.tomography.forward_model import Simulation
@@ -90,6 +92,19 @@ elif rule == "osem":
     osem.reconstruct(counts, folder / "osem.h5", settings, simulation, operator)
 elif rule == "fbp":
     fbp.reconstruct(counts, folder / "fbp.h5", fbp.FbpSettings(**config["fbp"]), ring, grid)
+elif rule == "import_scan":
+    names = ("sinogram", "randoms", "scatter", "factors")
+    scan = import_scan.Scan(**dict.fromkeys(names, str(folder / "scan.hs")), smoothed_randoms=9)
+    import_scan.import_scan("scan", scan, ring, folder / "scan.h5")
+elif rule == "scan_osem":
+    paths = [folder / name for name in ("scan.h5", "scan_osem.h5", "scan_osem.nii")]
+    scan_images.scan_osem(*paths, settings, 5.0, grid)
+elif rule == "scan_fbp":
+    paths = [folder / name for name in ("scan.h5", "scan_fbp.h5", "scan_fbp.nii")]
+    scan_images.scan_fbp(*paths, fbp.FbpSettings(**config["fbp"]), grid)
+elif rule == "scan_report":
+    images = {kind: folder / f"scan_{kind}.h5" for kind in ("osem", "fbp")}
+    scan_report.scan_report(folder / "scan.h5", images, folder / "report.png")
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 """One rule in a process of its own, which prints its peak memory in KiB."""
@@ -141,6 +156,42 @@ def test_another_size_needs_no_more_than_it_asks_for(tmp_path):
         assert result.returncode == 0, result.stderr
         peak = int(result.stdout) * 1024 / 1e6
         assert peak <= mb - memory.SNAKEMAKE_MB <= 2.5 * peak, rule
+
+
+def write_scan(folder: Path, config: dict) -> list[int]:
+    """All ring differences of a scanner of 40 rings, scaled; give the bytes of its files."""
+    ring = scanner_from(config["scanner"])
+    rng, rings, span = np.random.default_rng(1), 40, 9
+    segments = []
+    for number in range(-4, 5):
+        low, high = number * span - span // 2, number * span + span // 2
+        least = 0 if number == 0 else min(abs(low), abs(high))
+        shape = (1, 2 * (rings - least) - 1, ring.views, ring.radial_bins)
+        segments.append(((low, high), rng.integers(1, 4, shape)))
+    says = {
+        "Number of detectors per ring": ring.end_points,
+        "Number of rings": rings,
+        "Inner ring diameter (cm)": 2 * ring.radius_mm / 10 - 1.4,
+        "View offset (degrees)": None,
+        "image scaling factor[1]": 2,
+    }
+    header = interfile.write(folder, segments, dtype="u2", **says)
+    return [path.stat().st_size for path in files_of(header)]
+
+
+def test_scans_need_no_more_than_they_ask_for(tmp_path):
+    config = between_the_measured_ones()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    wanted = {
+        "import_scan": memory.import_scan(config, 4 * write_scan(tmp_path, config)),
+        **dict.fromkeys(("scan_osem", "scan_fbp", "scan_report"), memory.scan_images(config)),
+    }
+    for rule, mb in wanted.items():
+        command = [sys.executable, "-c", RUN, rule, str(tmp_path)]
+        result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+        assert result.returncode == 0, result.stderr
+        peak = int(result.stdout) * 1024 / 1e6
+        assert peak <= mb - memory.SNAKEMAKE_MB, rule
 
 
 def test_what_cannot_be_imported_in_time_is_the_same_here():
