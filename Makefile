@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation
 DEMO := results/demo
 REFERENCE := .reference
+# Inputs of each test of spoilt files.
+FUZZ_EXAMPLES ?= 5300
 # Of several calls in one folder at a time one builds, the others wait, and look again whether they must.
 ALONE := +$(PYTHON) tools/alone.py
 
@@ -74,7 +76,7 @@ faults: $(READY) ## the workflow killed in every rule
 
 # 19 tests of 5300 inputs each.
 fuzz: $(READY) ## 100,000 spoilt scans and images
-	FUZZ_EXAMPLES=5300 $(BIN)/python -m pytest tests/pipeline/scans/test_fuzz.py tests/pipeline/scans/test_listmode.py tests/pipeline/images/test_fuzz.py
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/pipeline/scans/test_fuzz.py tests/pipeline/scans/test_listmode.py tests/pipeline/images/test_fuzz.py
 
 audit: $(READY) ## known vulnerabilities of the locked packages
 	$(BIN)/python -m tools.audit

@@ -180,8 +180,8 @@ class _Part:
 
     @property
     def source(self) -> dict[str, str]:
-        """Name of the file, and hash of its data."""
-        return {"file": self.projections.origin.name, "sha256": self.projections.sha256}
+        """Name of the file and, of one of several, its array; and hash of its data."""
+        return {"file": Path(self._path).name, "sha256": self.projections.sha256}
 
     @property
     def ring_differences(self) -> str:

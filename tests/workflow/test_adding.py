@@ -1,16 +1,20 @@
-"""Adding a method, a metric, a data source or a condition channel touches one place.
+"""Adding a method, a metric, a source, a channel, a reader or a scanner touches one place.
 
 Each is added to a copy of the project, as CONTRIBUTING.md says, and the workflow runs there.
 """
 
 import filecmp
+import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from helpers.workflow import PROJECT, ROOT, SUBJECTS, copy_project, snakemake
+from pipeline.storage import hdf5
+from pipeline.storage.kinds import SCAN, SCAN_IMAGE
 
 pytestmark = pytest.mark.dag
 
@@ -106,7 +110,44 @@ def largest_error(compared, region):
     return abs(compared.of.activity - compared.reference_activity).max(axis=(1, 2))
 '''
 
+READER = '''
+"""Sinograms as text: a line a view."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.scans.projections import Acquisition, Projections, Segment
+from pipeline.scans.raw import sha256_of
+
+
+def read(path, settings):
+    plane = np.loadtxt(path, dtype=np.int64)
+    return Projections(
+        acquisition=Acquisition(patient_position="HFP", ring_spacing_mm=5.0),
+        segments=(Segment(None, plane[None]),),
+        first_tangential=-(plane.shape[1] // 2),
+        towards="superior",
+        origin=Path(path),
+        sha256=sha256_of(Path(path)),
+    )
+'''
+
+SCANNER = """
+geometry: ring
+blocks: 6
+crystals_per_block: 8
+radius_mm: 190.0
+pitch_mm: 20.0
+radial_trim: 12
+even_bins: false
+gaps: [0]
+first_end_point_deg: 30.0
+"""
+"""24 views and 23 bins."""
+
 OVERLAY = {
+    "scans": {"text": {"sinogram": "measured/scan.toy"}},
     "source": "toy",
     "methods": {"Toy": {"conditioning": ["sinogram", "truth"]}},
     "variants": {"Toy-3": {"method": "Toy", "kernel": 3}},
@@ -165,6 +206,19 @@ def add_channel(project: Path) -> set[str]:
     return {"models/channels.py"}
 
 
+def add_reader(project: Path) -> set[str]:
+    create(project / "pipeline/scans/toy.py", READER)
+    line = '    ".toy": "pipeline.scans.toy:read",\n'
+    last = '    ".petsird": "pipeline.scans.listmode:read",\n'
+    edit(project / "pipeline/scans/registry.py", last, last + line)
+    return {"pipeline/scans/toy.py", "pipeline/scans/registry.py"}
+
+
+def add_scanner(project: Path) -> set[str]:
+    create(project / "config/scanners/toy.yaml", SCANNER)
+    return {"config/scanners/toy.yaml"}
+
+
 def differing(project: Path) -> set[str]:
     """Files of a copy that the project has not, or not so."""
     found = set()
@@ -186,7 +240,9 @@ def extended(tmp_path_factory):
     table = f"subject\tsplit\tlabels_sha256\n{rows}"
     (project / "data/subjects.tiny.tsv").write_text(table, encoding="utf-8")
     touched = {}
-    for add in (add_method, add_metric, add_source, add_channel):
+    (project / "measured").mkdir()
+    np.savetxt(project / "measured/scan.toy", np.full((24, 23), 7), fmt="%d")
+    for add in (add_method, add_metric, add_source, add_channel, add_reader, add_scanner):
         before = differing(project)
         said = add(project)
         touched[add] = (said, differing(project) - before)
@@ -258,6 +314,27 @@ def test_a_condition_channel_is_a_line(extended):
         project, "--dry-run", "--config", "methods={Toy: {conditioning: [sinogram, truht]}}"
     )
     assert "one of sinogram, line_integrals, fbp, osem_input, truth" in refused.stdout
+
+
+def test_a_reader_and_a_scanner_are_a_file_each_and_a_line(extended):
+    project, touched = extended
+    for add in (add_reader, add_scanner):
+        said, changed = touched[add]
+        assert changed == said
+    result = called(project, "--cores", "1", "--config", "scanner=toy", "--", "scans")
+    assert result.returncode == 0, result.stdout[-4000:]
+    arrays, facts = hdf5.read(project / "data/tiny/scans/text.h5", SCAN)
+    geometry = json.loads(facts["geometry"])
+    assert (geometry["blocks"], geometry["radius_mm"], geometry["gaps"]) == (6, 190, [0])
+    assert (facts["patient_position"], facts["slice_mm"]) == ("HFP", 2.5)
+    gaps = arrays["factors"] == 0
+    assert gaps.any()
+    assert np.array_equal(arrays["prompts"], np.where(gaps, 0, 7))
+    for kind in ("osem", "fbp"):
+        image = hdf5.read(project / f"results/tiny/scans/text/{kind}.h5", SCAN_IMAGE)[0]["image"]
+        assert image.max() > 0
+    refused = called(project, "--dry-run", "--config", "scanner=toys", "--", "scans")
+    assert "choose from mmr, neurolf, signa_petmr, small, toy" in refused.stdout
 
 
 def test_the_report_shows_what_was_added(extended):

@@ -8,9 +8,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
-from helpers.workflow import copy_project, snakemake
+from helpers import interfile
+from helpers.workflow import ROOT, copy_project, snakemake
 
 pytestmark = pytest.mark.dag
 
@@ -27,6 +30,24 @@ OF_METRICS = {"metrics subject03", "join_metrics", "table1", "regional_bias", "c
 PREVIEWS = {f"preview {stage} subject03" for stage in ("phantoms", "sinograms", "shards")}
 END = {"provenance", "all"}
 
+VIEWS, BINS, RINGS = 32, 31, 4
+"""Of the ring in tests/tiny.yaml, and of a scanner with such rings."""
+
+SCANS = {
+    "head": {
+        "sinogram": "measured/scan.hs",
+        "slice_mm": 8.0,
+        "images": ["osem", "fbp", "PnPNet"],
+    },
+    "plane": {
+        "sinogram": "measured/plane.npy",
+        "axes": "view radial",
+        "patient_position": "HFS",
+        "slice_mm": 8.0,
+        "images": ["fbp"],
+    },
+}
+
 
 def each(rule: str, *wildcards: Iterable[str]) -> set[str]:
     """Jobs of a rule for all combinations of some wildcards."""
@@ -34,6 +55,18 @@ def each(rule: str, *wildcards: Iterable[str]) -> set[str]:
     for values in wildcards:
         found = {f"{job} {value}" for job in found for value in values}
     return found
+
+
+def of_scan(scan: str, *rules: str) -> set[str]:
+    """Jobs of a scan, in its report at last."""
+    return {f"{rule} {scan}" for rule in (*rules, "scan_report")} | {"scans"}
+
+
+BY_NETWORK = {"scan_reconstruct head PnPNet"} | of_scan("head")
+FBP_OF_SCANS = of_scan("head", "scan_fbp") | of_scan("plane", "scan_fbp") | BY_NETWORK
+OSEM_OF_SCANS = of_scan("head", "scan_osem")
+HEAD = of_scan("head", "import_scan", "scan_osem", "scan_fbp") | BY_NETWORK
+PLANE = of_scan("plane", "import_scan", "scan_fbp")
 
 
 def reconstructed(models: Iterable[str]) -> set[str]:
@@ -48,7 +81,8 @@ def trained(models: Iterable[str]) -> set[str]:
     found = each("train", models) | reconstructed(set(models) & set(EVALUATED))
     found |= {job for job in SWEPT if job.split()[-1] in models}
     found |= {job.split()[1] for job in found if job.startswith("sweep")}
-    return found | {"training_curves"} | ({"uncertainty"} if "LegoPET" in models else set())
+    found |= {"uncertainty"} if "LegoPET" in models else set()
+    return found | {"training_curves"} | (BY_NETWORK if "PnPNet" in models else set())
 
 
 CLASSICAL = {"classical_settings", "classical_curves", "panel"} | OF_METRICS | END
@@ -144,6 +178,48 @@ CODE = {
     ),
     "code of MAP": ("pipeline/map.py", r"(def map_images\()", r"\1changed=True, *,", CLASSICAL),
     "code of OSEM": ("pipeline/osem.py", r"(def reconstruct\()", r"\1changed=True, *,", FROM_OSEM),
+    "code of the OSEM of scans": (
+        "pipeline/osem.py",
+        r"(def reconstruct_scan\()",
+        r"\1changed=True, *,",
+        OSEM_OF_SCANS,
+    ),
+    "code of the FBP of scans": (
+        "pipeline/fbp.py",
+        r"(def reconstruct_scan\()",
+        r"\1changed=True, *,",
+        FBP_OF_SCANS,
+    ),
+    "code of a reader": (
+        "pipeline/scans/interfile.py",
+        r"(def read\()",
+        r"\1changed=True, *,",
+        HEAD,
+    ),
+    "code of another reader": (
+        "pipeline/scans/siemens.py",
+        r"(def read\()",
+        r"\1changed=True, *,",
+        set(),
+    ),
+    "code of rebinning": (
+        "pipeline/scans/projections.py",
+        r"(def single_slice_rebinned\()",
+        r"\1changed=True, *,",
+        HEAD | PLANE,
+    ),
+    "code of networks for scans": (
+        "models/scan_reconstruct.py",
+        r"(def scan_reconstruct\()",
+        r"\1changed=True, *,",
+        BY_NETWORK,
+    ),
+    "code of the report of scans": (
+        "pipeline/scan_report.py",
+        r"(def scan_report\()",
+        r"\1changed=True, *,",
+        of_scan("head") | of_scan("plane"),
+    ),
 }
 """Files, what is replaced in them and by what, and the jobs that run again."""
 
@@ -161,13 +237,25 @@ SETTINGS = {
     "sampling: samples": ("sampling={samples: 3}", SAMPLED),
     "sampling: weights": (
         "sampling={weights: ema}",
-        SAMPLED | reconstructed(EVALUATED),
+        SAMPLED | reconstructed(EVALUATED) | BY_NETWORK,
     ),
     "sampling: batch_size": ("sampling={batch_size: 3}", set()),
-    "osem: iterations": ("osem={iterations: 3}", FROM_OSEM),
-    "osem: subsets": ("osem={subsets: 8}", {"system_matrix reconstruction"} | FROM_OSEM),
+    "osem: iterations": ("osem={iterations: 3}", FROM_OSEM | OSEM_OF_SCANS),
+    "osem: subsets": (
+        "osem={subsets: 8}",
+        {"system_matrix reconstruction"} | FROM_OSEM | OSEM_OF_SCANS,
+    ),
+    "fbp: filter": ("fbp={window: hann}", each("fbp", SUBJECTS) | SHARDED | FBP_OF_SCANS),
+    "a scan: calibration": ("scans={plane: {calibration: 2}}", PLANE),
+    "a scan: images": (
+        "scans={plane: {images: [osem, fbp]}}",
+        of_scan("plane", "scan_osem"),
+    ),
+    "another scan": (
+        "scans={again: {sinogram: measured/scan.hs, images: [fbp]}}",
+        of_scan("again", "import_scan", "scan_fbp"),
+    ),
     "classical: slices": ("classical={slices: 3}", CLASSICAL),
-    "fbp: filter": ("fbp={window: hann}", each("fbp", SUBJECTS) | SHARDED),
     "seed": ("seed=5", DRAWN),
 }
 """Changes of the configuration, and the jobs that run again."""
@@ -175,17 +263,33 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def copy(finished, tmp_path_factory):
-    """The finished experiment, with the project's files instead of links to them."""
+    """The finished experiment and two scans, with the project's files instead of links to them."""
     folder = tmp_path_factory.mktemp("rerun") / "copy"
     links = {path.name for path in finished.iterdir() if path.is_symlink()}
     shutil.copytree(finished, folder, ignore=lambda top, names: links & {*names}, symlinks=True)
     copy_project(folder)
+    (folder / "measured").mkdir()
+    segments, _ = interfile.toy_segments([(-1, 1)], RINGS, VIEWS, BINS)
+    ring = {"Number of detectors per ring": 2 * VIEWS, "Inner ring diameter (cm)": 38.6}
+    interfile.write(
+        folder / "measured", segments, dtype="u2", **ring, **{"View offset (degrees)": None}
+    )
+    np.save(folder / "measured" / "plane.npy", np.ones((VIEWS, BINS), np.uint16))
+    (folder / "scans.yaml").write_text(yaml.safe_dump({"scans": SCANS}), encoding="utf-8")
+    result = called(folder, "--", "scans")
+    assert result.returncode == 0, result.stdout[-4000:]
     return folder
 
 
-def planned(folder: Path, *arguments: str) -> set[str]:
+def called(folder: Path, *arguments: str):
+    """Call Snakemake with both, on two cores."""
+    files = ("--configfile", str(ROOT / "tests" / "tiny.yaml"), "scans.yaml")
+    return snakemake(folder, "--cores", "2", *files, *arguments, tiny=False)
+
+
+def planned(folder: Path, *arguments: str, targets=("all", "scans")) -> set[str]:
     """Jobs that Snakemake would run, as rule and wildcards."""
-    result = snakemake(folder, "--cores", "2", "--dry-run", *arguments)
+    result = called(folder, "--dry-run", *arguments, "--", *targets)
     assert result.returncode == 0, result.stdout[-4000:]
     found = set()
     for rule, block in re.findall(
@@ -261,16 +365,16 @@ def test_another_seed_fetches_brainweb_no_second_time(copy, tmp_path):
     labels = copy / "data" / "labels" / "brainweb" / "subject04.h5"
     labels.parent.mkdir()
     labels.touch()
-    target = ("--", "data/labels/brainweb/subject04.h5")
+    targets = ["data/labels/brainweb/subject04.h5"]
     brainweb = ("--config", "source=brainweb", "subjects=data/subjects.tsv")
-    touched = snakemake(copy, "--cores", "1", "--touch", "--forceall", *brainweb, *target)
+    touched = called(copy, "--touch", "--forceall", *brainweb, "--", *targets)
     assert touched.returncode == 0, touched.stdout[-4000:]
-    assert planned(copy, *brainweb, "seed=5", *target) == set()
-    assert planned(copy, *brainweb, f"brainweb_dir={tmp_path}", *target) == set()
+    assert planned(copy, *brainweb, "seed=5", targets=targets) == set()
+    assert planned(copy, *brainweb, f"brainweb_dir={tmp_path}", targets=targets) == set()
     code = copy / "pipeline" / "sources" / "brainweb.py"
     text = code.read_text(encoding="utf-8")
     code.write_text(text.replace("DEADLINE_S = 900", "DEADLINE_S = 901"), encoding="utf-8")
     try:
-        assert planned(copy, *brainweb, *target) == {"fetch subject04"}
+        assert planned(copy, *brainweb, targets=targets) == {"fetch subject04"}
     finally:
         code.write_text(text, encoding="utf-8")

@@ -194,6 +194,10 @@ def test_every_rule_passes_the_hash_of_its_own_script(name, body):
     script = re.search(r'^    script:\s+"\.\./scripts/(\w+\.py)"', body, flags=re.MULTILINE)
     beside = r'(?:, SOURCES\[config\["source"\]\]|, without=catalogue.__name__)?'
     plain = re.findall(rf'\bcode=code_hash\("(\w+\.py)"{beside}\)', body)
+    plain += re.findall(
+        r'code=lambda wildcards: code_hash\(\s*"(\w+\.py)", \*scan_readers\(wildcards\.scan\)\s*\)',
+        body,
+    )
     of_model = re.findall(
         rf'code=lambda wildcards: code_of\(\s*"(\w+\.py)", wildcards.model{beside}\s*\)', body
     )

@@ -55,7 +55,7 @@ def test_weights_of_several_doses_know_them_and_all_counts(tmp_path):
         )
         for n, dose in enumerate((0.2, 0.05, 0.02))
     ]
-    trained = of_training(paths, [])
+    trained = of_training(paths, [], sees_fbp=False)
     assert trained.doses == (0.02, 0.05, 0.2)
     assert trained.counts_per_slice == pytest.approx(1e6)
     for path in paths:
