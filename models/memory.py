@@ -5,7 +5,7 @@ As `pipeline.jobs.memory`, which see.
 
 from models.network_sizes import size_of
 from pipeline.jobs.experiment import Model, models_of
-from pipeline.jobs.memory import SCAN_PLANES, Config, asked, data_of
+from pipeline.jobs.memory import SCAN_PLANES, TORCH_MB, Config, asked, data_of
 
 PLOTS_MB, NETWORKS_MB = 350, 520
 """Python with figures of tables; with all that networks need. Measured on Linux, x86-64, in the
@@ -115,7 +115,7 @@ def calibrate(config: Config) -> int:
     # Scores by volumes, and joined, 4 each; at most as many as pixels in the field of view.
     held = 8 * CALIBRATING * data.slices * data.seen
     # Image, deviation and reference (4 each), their difference and score, labels.
-    return asked(NETWORKS_MB, held + 24 * data.volume_slices * data.pixels)
+    return asked(TORCH_MB, held + 24 * data.volume_slices * data.pixels)
 
 
 def images(config: Config) -> int:
