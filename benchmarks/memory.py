@@ -50,6 +50,7 @@ FEW_STEPS: dict[str, Any] = {
         },
     },
     "sampling": {"steps": 2},
+    "classical": {"osem_iterations": 2, "filter_mm": [0, 5], "betas": [1, 10], "map_iterations": 1},
     "evaluation": {
         "models": ["DeepPET", "cGAN", "Pix2Pix", "PnPNet", "cDPM", "LegoPET", "LegoPET-fbp"],
         "sweeps": {

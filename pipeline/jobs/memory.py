@@ -185,6 +185,11 @@ def classical(config: Config, projector: str) -> int:
     return asked(TORCH_MB, held + (_loaded_matrix(config, 1) if projector == "sparse" else 0))
 
 
+def classical_curves(_config: Config) -> int:
+    """Draw what was compared: a figure with hundreds of points."""
+    return asked(IMAGES_MB, 20e6)
+
+
 def fbp(config: Config) -> int:
     """FBP images of a subject's slices."""
     data = data_of(config)

@@ -72,7 +72,7 @@ rule classical_curves:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=model_memory.tables(config),
+        mem_mb=memory.classical_curves(config),
     params:
         code=code_hash("classical_curves.py"),
     script:
