@@ -255,7 +255,7 @@ def extended(tmp_path_factory):
 def called(project: Path, *arguments: str):
     tiny = str(ROOT / "tests" / "tiny.yaml")
     files = ("--configfile", tiny, "toys.yaml")
-    return snakemake(project, *arguments, *files, tiny=False)
+    return snakemake(project, *files, *arguments, tiny=False)
 
 
 def test_a_method_is_its_files_a_line_and_its_section(extended):

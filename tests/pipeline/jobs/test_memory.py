@@ -163,7 +163,7 @@ def write_scan(folder: Path, config: dict) -> list[int]:
     ring = scanner_from(config["scanner"])
     rng, rings, span = np.random.default_rng(1), 40, 9
     segments = []
-    for number in range(-4, 5):
+    for number in range(-3, 4):
         low, high = number * span - span // 2, number * span + span // 2
         least = 0 if number == 0 else min(abs(low), abs(high))
         shape = (1, 2 * (rings - least) - 1, ring.views, ring.radial_bins)
