@@ -63,6 +63,8 @@ def build(name: str, network: "Network", settings: Mapping[str, Any]) -> "Method
     kind = load(name)
     if kind.samples != ("timesteps" in settings):
         raise TypeError(f"{name}: methods that sample have the setting timesteps, others do not")
-    method = kind(network, kind.Settings(**settings))
+    own = kind.Settings(**settings)
+    method = kind(network, own)
+    method.settings = own
     method.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method

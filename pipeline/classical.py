@@ -17,8 +17,7 @@ from pipeline.storage import hdf5
 from pipeline.storage.files import check_readable
 from pipeline.storage.kinds import DOSE, RECONSTRUCTION, SINOGRAM
 from pipeline.storage.system_errors import unreadable
-from pipeline.tomography.forward_model import ForwardModel, PointSpread, Simulation
-from pipeline.tomography.geometry import field_of_view
+from pipeline.tomography.forward_model import ForwardModel, Simulation, smoothed
 from pipeline.tomography.physics import dose_of
 from pipeline.tomography.projectors import Projector
 
@@ -92,14 +91,6 @@ def osem_images(counts: Counts, iterations: int) -> Iterator[torch.Tensor]:
     """OSEM's image (pixel, slice) after each iteration, in activity units."""
     for image in osem(counts.of_counts, counts.prompts, counts.background, iterations):
         yield image / counts.scale
-
-
-def smoothed(image: torch.Tensor, fwhm_mm: float, projector: Projector) -> torch.Tensor:
-    """Smooth an image (pixel, slice) by a Gaussian; 0 mm leaves it as it is."""
-    if fwhm_mm == 0:
-        return image
-    inside = field_of_view(projector.ring, projector.grid)
-    return PointSpread(projector.grid, fwhm_mm, inside, projector.device)(image)
 
 
 def _filtered(counts: Counts, settings: FilterSettings) -> torch.Tensor:

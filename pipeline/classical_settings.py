@@ -24,7 +24,6 @@ from pipeline.classical import (
     check_bins,
     counts_of,
     osem_images,
-    smoothed,
 )
 from pipeline.map import MapSettings, map_images
 from pipeline.osem import SLICES_AT_A_TIME
@@ -32,7 +31,7 @@ from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic_file
 from pipeline.storage.kinds import SHARD, SINOGRAM
-from pipeline.tomography.forward_model import ForwardModel, Simulation
+from pipeline.tomography.forward_model import ForwardModel, Simulation, smoothed
 from pipeline.tomography.projectors import Projector
 from pipeline.tomography.spacing import evenly_spaced
 

@@ -12,7 +12,7 @@ from torch.nn.functional import threshold
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import OSEM, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
-from pipeline.tomography.forward_model import ForwardModel, Simulation
+from pipeline.tomography.forward_model import ForwardModel, Simulation, smoothed
 from pipeline.tomography.projectors import Projector
 
 SLICES_AT_A_TIME = 25
@@ -28,7 +28,7 @@ and arithmetic with the subnormal numbers that they would reach is an order of m
 
 @dataclass(frozen=True)
 class OsemSettings:
-    """The configuration's ``osem``.
+    """The configuration's ``osem``, or ``osem_input`` with its subsets.
 
     Attributes
     ----------
@@ -36,10 +36,13 @@ class OsemSettings:
         Passes over all subsets.
     subsets : int
         Subsets of interleaved views; a divisor of the ring's views.
+    filter_mm : float
+        Full width at half maximum of a Gaussian filter afterwards; 0 for none.
     """
 
     iterations: int
     subsets: int
+    filter_mm: float = 0.0
 
 
 def osem(
@@ -109,7 +112,7 @@ def reconstruct(
         identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
         for part in _parts(len(identity["rotation"])):
             model = plain if everything else _with_factors(file, part, plain)
-            image = _image(file, part, model, settings.iterations)
+            image = _image(file, part, model, settings)
             scale = hdf5.finite(file["scale"], part)
             images.append(image / scale[:, None, None])
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
@@ -158,9 +161,7 @@ def reconstruct_scan(scan: h5py.File, settings: OsemSettings, model: ForwardMode
             "alone, with images: [fbp] in the scan's section",
         )
     parts = _parts(len(scan["factors"]))
-    images = [
-        _image(scan, part, _with_factors(scan, part, model), settings.iterations) for part in parts
-    ]
+    images = [_image(scan, part, _with_factors(scan, part, model), settings) for part in parts]
     return np.concatenate(images)
 
 
@@ -174,14 +175,14 @@ def _with_factors(file: h5py.File, part: slice, plain: ForwardModel) -> ForwardM
     return plain.times(_subsets(plain.projector, hdf5.finite(file["factors"], part)))
 
 
-def _image(file: h5py.File, part: slice, model: ForwardModel, iterations: int) -> np.ndarray:
+def _image(file: h5py.File, part: slice, model: ForwardModel, settings: OsemSettings) -> np.ndarray:
     """Images (slice, y, x) of some rows, in counts per mm."""
     prompts, background = (
         _subsets(model.projector, hdf5.finite(file[name], part))
         for name in ("prompts", "background")
     )
-    *_, image = osem(model, prompts, background, iterations)
-    return model.projector.images(image)
+    *_, image = osem(model, prompts, background, settings.iterations)
+    return model.projector.images(smoothed(image, settings.filter_mm, model.projector))
 
 
 def _subsets(projector: Projector, sinograms: np.ndarray) -> list[torch.Tensor]:

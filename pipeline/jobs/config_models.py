@@ -133,13 +133,14 @@ def _check_target(where: str, model: Model, config: Mapping[str, Any]) -> None:
     """A network must not see what it is to give."""
     iterations, target = config["osem_input"]["iterations"], config["training"]["target"]
     seen = "osem_input" in model.settings["conditioning"] and 1 in config["simulation"]["doses"]
-    if seen and target == "osem" and iterations == config["osem"]["iterations"]:
+    plain = config["osem_input"]["filter_mm"] == 0 and iterations == config["osem"]["iterations"]
+    if seen and target == "osem" and plain:
         raise InputError(
             f"{where}.conditioning",
             f"has osem_input, which with all counts and {iterations} iterations is the reference "
             "that networks are to give",
             "train towards the truth (training.target: activity), give lower simulation.doses "
-            "alone, or other osem_input.iterations",
+            "alone, or other osem_input.iterations, or a filter",
         )
 
 

@@ -147,3 +147,11 @@ class PointSpread:
                 after.copy_(along.unflatten(1, before.shape[1:]).transpose(0, 1))
             image, blurred = blurred, image
         return image.flatten(0, 1)[self._pixels]
+
+
+def smoothed(image: torch.Tensor, fwhm_mm: float, projector: Projector) -> torch.Tensor:
+    """Smooth an image (pixel, slice) by a Gaussian; 0 mm leaves it as it is."""
+    if fwhm_mm == 0:
+        return image
+    inside = field_of_view(projector.ring, projector.grid)
+    return PointSpread(projector.grid, fwhm_mm, inside, projector.device)(image)

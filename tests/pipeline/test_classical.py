@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from pipeline.baselines import MAP, OSEM_FILTER
-from pipeline.classical import FilterSettings, counts_of, reconstruct, smoothed
+from pipeline.classical import FilterSettings, counts_of, reconstruct
 from pipeline.map import MapSettings, map_images
 from pipeline.osem import SLICES_AT_A_TIME, OsemSettings
 from pipeline.osem import reconstruct as osem_rule
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import OSEM, RECONSTRUCTION, SINOGRAM
-from pipeline.tomography.forward_model import ForwardModel, Simulation
+from pipeline.tomography.forward_model import ForwardModel, Simulation, smoothed
 from pipeline.tomography.geometry import Grid
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.osem import SLICES_AT_A_TIME, OsemSettings, osem, reconstruct
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import OSEM
-from pipeline.tomography.forward_model import ForwardModel, Simulation
+from pipeline.tomography.forward_model import ForwardModel, Simulation, smoothed
 from pipeline.tomography.geometry import Grid, field_of_view
 from pipeline.tomography.system_matrix import system_matrices
 
@@ -228,6 +228,18 @@ def test_the_rule_keeps_every_slice_and_its_identity(
     np.testing.assert_array_equal(arrays["slice_index"], np.arange(count) % 20)
     sums = arrays["osem"].sum(axis=(1, 2))
     np.testing.assert_allclose(sums / sums[0], levels / levels[0], rtol=1e-3)
+
+
+def test_the_rule_filters_as_asked(tmp_path, sparse, ring, grid, write_sinogram, hundred):
+    projector = sparse(ring, grid, 16)
+    path = write_sinogram(tmp_path / "sinogram.h5", projector.project(hundred), 10.0)
+    images = []
+    for filter_mm in (0.0, 15.0):
+        settings = OsemSettings(2, 16, filter_mm)
+        reconstruct(path, tmp_path / "osem.h5", settings, PLAIN, projector)
+        images.append(hdf5.read(tmp_path / "osem.h5", OSEM)[0]["osem"])
+    expected = projector.images(smoothed(projector.columns(images[0]), 15.0, projector))
+    np.testing.assert_allclose(images[1], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_rule_gives_the_same_bits_whatever_the_number_of_threads(

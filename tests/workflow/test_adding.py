@@ -62,6 +62,7 @@ Toy:
 METHOD_SECTION = """
   Toy:
     conditioning: [sinogram]
+    residual: false
     epochs: 3
     keep_every_epochs: 0
     batch_size: 4
@@ -201,7 +202,7 @@ def add_source(project: Path) -> set[str]:
 
 def add_channel(project: Path) -> set[str]:
     line = '    "truth": Channel("activity", "activity"),\n'
-    last = '    "fbp": Channel("fbp", "activity"),\n'
+    last = '    "osem_input": Channel("osem_input", IMAGES),\n'
     edit(project / "models/channels.py", last, last + line)
     return {"models/channels.py"}
 

@@ -81,6 +81,11 @@ def test_bad_variants_are_named_as_such(values, wanted):
         {"methods__DeepPET__conditioning": ["osem_input"], "simulation__doses": [0.2]},
         {"methods__cGAN__residual": True, "methods__cGAN__conditioning": ["sinogram", "fbp"]},
         {"methods__DeepPET__conditioning": ["osem_input"], "osem_input__iterations": 3},
+        {
+            "methods__DeepPET__conditioning": ["osem_input"],
+            "osem_input__iterations": 4,
+            "osem_input__filter_mm": 5,
+        },
     ],
     ids=str,
 )
