@@ -26,6 +26,11 @@ SMALLEST_PIXEL = 1e-20
 and arithmetic with the subnormal numbers that they would reach is an order of magnitude slower."""
 
 
+LEAST_EXPLAINED = 0.95
+"""Part of a plane's counts that an image of a scan should explain. A pixel on whose lines a subset
+has no count is 0 from then on, so that with few counts and many subsets activity is lost."""
+
+
 @dataclass(frozen=True)
 class OsemSettings:
     """The configuration's ``osem``, or ``osem_input`` with its subsets.
@@ -134,7 +139,9 @@ def reconstruct(
     )
 
 
-def reconstruct_scan(scan: h5py.File, settings: OsemSettings, model: ForwardModel) -> np.ndarray:
+def reconstruct_scan(
+    scan: h5py.File, settings: OsemSettings, model: ForwardModel
+) -> tuple[np.ndarray, list[str]]:
     """Reconstruct the images of an open file of `pipeline.storage.kinds.SCAN`.
 
     Parameters
@@ -144,8 +151,10 @@ def reconstruct_scan(scan: h5py.File, settings: OsemSettings, model: ForwardMode
 
     Returns
     -------
-    array (slice, y, x) float32
+    images : array (slice, y, x) float32
         In counts per mm.
+    doubts : list of str
+        What is doubtful about them.
 
     Raises
     ------
@@ -160,9 +169,36 @@ def reconstruct_scan(scan: h5py.File, settings: OsemSettings, model: ForwardMode
             "give the prompts as measured, and corrections as factors, randoms and scatter; or FBP "
             "alone, with images: [fbp] in the scan's section",
         )
-    parts = _parts(len(scan["factors"]))
-    images = [_image(scan, part, _with_factors(scan, part, model), settings) for part in parts]
-    return np.concatenate(images)
+    images, explained = [], []
+    for part in _parts(len(scan["factors"])):
+        own = _with_factors(scan, part, model)
+        images.append(_image(scan, part, own, settings))
+        explained.append(_explained(scan, part, own, images[-1]))
+    return np.concatenate(images), list(_doubts(np.concatenate(explained), settings.subsets))
+
+
+def _explained(file: h5py.File, part: slice, model: ForwardModel, images: np.ndarray) -> np.ndarray:
+    """Expected over measured counts of slices; of one without counts 1.
+
+    Every image of MLEM explains all counts, and every image of OSEM those of the last subset.
+    """
+    columns = model.projector.columns(images)
+    trues = sum(model.forward(columns, n).sum(dim=0) for n in range(model.projector.subsets))
+    background, prompts = (
+        hdf5.finite(file[name], part).sum(axis=(1, 2), dtype=np.float64)
+        for name in ("background", "prompts")
+    )
+    expected = torch.as_tensor(trues).cpu().numpy() + background
+    return np.divide(expected, prompts, out=np.ones_like(expected), where=prompts > 0)
+
+
+def _doubts(explained: np.ndarray, subsets: int) -> Iterator[str]:
+    if few := np.count_nonzero(explained < LEAST_EXPLAINED):
+        yield (
+            f"in {few} of {len(explained)} planes the image explains less than "
+            f"{LEAST_EXPLAINED:.0%} of the counts, in one {explained.min():.0%}: too few for "
+            f"{subsets} subsets, whose pixels stay 0 once they are; take fewer (osem.subsets)"
+        )
 
 
 def _parts(slices: int) -> Iterator[slice]:

@@ -1,5 +1,6 @@
 """Rule ``phantom``: volumes of activity and attenuation, made of labels or of an own image."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import IMAGE, LABELS, PHANTOM, PHANTOM_OF_IMAGE
+
+log = logging.getLogger(__name__)
 
 HEAD_FRACTION, HEAD_PERCENTILE = 0.25, 99.9
 """An own image shows the head where it is above this fraction of this percentile of its values.
@@ -98,6 +101,11 @@ def phantom(labels: Path, output: Path, subject: str, seed: int, texture: Textur
         remedy = f"delete it and run rule 'fetch' again: snakemake --cores all -- {labels}"
         raise InputError(labels, f"has labels up to {highest}, where 11 is the last", remedy)
     classes = np.ascontiguousarray(arrays["labels"][:, ::-1, ::-1])
+    if filled := filled_planes(classes):
+        log.warning(
+            "%s: planes of one tissue from border to border are emptied: %s", labels, filled
+        )
+        classes[filled] = 0
     activity = class_values(brainweb.FDG).take(classes)
     if texture.fraction > 0:
         rng = keyed_rng(seed, "texture", subject)
@@ -120,6 +128,18 @@ def phantom(labels: Path, output: Path, subject: str, seed: int, texture: Textur
             orientation="LPS",
         ),
     )
+
+
+def filled_planes(labels: np.ndarray) -> list[int]:
+    """Find axial planes of labels (z, y, x) that are one tissue from border to border.
+
+    No head is: it is a fault of the volume. The lowest plane of BrainWeb's subject53 is all vessel,
+    which attenuates far beyond the head and, at some sizes, beyond the field of view.
+    """
+    first = labels[:, 0, 0]
+    filled = (first > 0) & (labels == first[:, None, None]).all(axis=(1, 2))
+    planes: list[int] = np.flatnonzero(filled).tolist()
+    return planes
 
 
 def of_image(image: Path, output: Path, subject: str) -> None:

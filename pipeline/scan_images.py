@@ -1,6 +1,7 @@
 """Rules ``scan_osem`` and ``scan_fbp``: images of a measured scan, as HDF5 and as NIfTI."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipeline.tomography.geometry import Grid
 from pipeline.tomography.projectors import SparseProjector
 from pipeline.tomography.scanners import TOWARDS_PATIENT, Geometry, Placed, scanner_from
 from pipeline.tomography.system_matrix import system_matrices
+
+log = logging.getLogger(__name__)
 
 
 def scan_osem(
@@ -50,9 +53,11 @@ def scan_osem(
         ring, device = placed(file), device_for("sparse")
         matrices = system_matrices(ring, grid, settings.subsets)
         model = ForwardModel(SparseProjector(ring, grid, *matrices, device), psf_fwhm_mm)
-        images = osem.reconstruct_scan(file, settings, model)
+        images, doubts = osem.reconstruct_scan(file, settings, model)
+        for doubt in doubts:
+            log.warning("%s: %s", scan, doubt)
         said = {"osem": asdict(settings), "psf_fwhm_mm": psf_fwhm_mm}
-        write(file, images, grid, output, nifti, said)
+        write(file, images, grid, output, nifti, said, doubts="\n".join(doubts))
 
 
 def scan_fbp(scan: Path, output: Path, nifti: Path, settings: FbpSettings, grid: Grid) -> None:
@@ -95,12 +100,14 @@ def write(
     output: Path,
     nifti: Path,
     settings: Mapping[str, Any],
+    **facts: Any,
 ) -> None:
     """Write images (slice, y, x), in counts per mm, in Bq/ml if the scan has a calibration."""
     calibration, unit = float(scan.attrs["calibration"]), "counts/mm"
     if calibration > 0:
         images, unit = images * np.float32(calibration), "Bq/ml"
-    write_in_unit(scan, {"image": images}, unit, grid, output, {"image": nifti}, settings)
+    arrays, niftis = {"image": images}, {"image": nifti}
+    write_in_unit(scan, arrays, unit, grid, output, niftis, settings, **facts)
 
 
 def write_in_unit(

@@ -70,6 +70,8 @@ class Row:
     ----------
     as_paper : bool
         Whether networks saw all counts and learnt the OSEM reference.
+    lower : bool
+        Whether they saw fewer: all but the reference, that is.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Row:
     sampler: str
     samples: int
     as_paper: bool
+    lower: bool
 
     @property
     def block(self) -> str:
@@ -97,9 +100,10 @@ class Row:
     @property
     def label(self) -> str:
         """Name to read."""
-        return title_of(self.name) + (
-            f", mean of {self.samples}" if self.estimate == "mean" else ""
-        )
+        if self.name == "OSEM" and self.lower:
+            return "OSEM of all counts"
+        mean = f", mean of {self.samples}" if self.estimate == "mean" else ""
+        return title_of(self.name) + mean
 
     @property
     def published(self) -> Published:
@@ -108,7 +112,7 @@ class Row:
 
 
 def _rows(
-    metrics: Path, origins: pd.DataFrame, models: Mapping[str, Sequence[str]], as_paper: bool
+    metrics: Path, origins: pd.DataFrame, models: Mapping[str, Sequence[str]], **facts: bool
 ) -> list[Row]:
     """Rows in the table's order: baselines, then as in the paper, then beyond."""
     present = set(origins["model"])
@@ -124,8 +128,8 @@ def _rows(
             models_alike = [model for model in replicates if model in set(alike["model"])]
             origin = alike.iloc[0]
             samples = 1 if pd.isna(origin["samples"]) else int(origin["samples"])
-            facts = {**origin[ORIGIN[1:]], "samples": samples, "as_paper": as_paper}
-            rows.append(Row(name, models_alike, **facts))
+            found = {**origin[ORIGIN[1:]], "samples": samples, **facts}
+            rows.append(Row(name, models_alike, **found))
     blocks = (CLASSICAL, AS_IN_PAPER, BEYOND)
     return sorted(rows, key=lambda row: blocks.index(row.block))
 
@@ -312,7 +316,7 @@ def table1(
     for dose in doses:
         measured = Measured(metrics, dose)
         as_paper = dose == 1 and reference == OSEM
-        lines = _rows(metrics, measured.origins, rows, as_paper)
+        lines = _rows(metrics, measured.origins, rows, as_paper=as_paper, lower=dose < 1)
         bootstrap = Bootstrap(measured.images)
         found += [_main_record(row, measured, bootstrap, parameters) for row in lines]
         leads += [_difference_record(*pair, measured, bootstrap) for pair in _pairs(lines)]

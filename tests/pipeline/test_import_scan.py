@@ -1,6 +1,7 @@
 """Measured sinograms become images in which everything has its place, or are refused."""
 
 import json
+import re
 
 import h5py
 import nibabel
@@ -183,6 +184,27 @@ def test_expected_counts_are_factors_times_the_projection_and_background(tmp_pat
     assert attributes["unit"] == "Bq/ml"
     for image in arrays["image"]:
         assert image[inside].mean() == pytest.approx(2.0 * 50, rel=0.01)
+
+
+@pytest.mark.parametrize("subsets", [1, 4, 32])
+def test_too_few_counts_for_the_subsets_are_said(tmp_path, subsets, caplog):
+    """A plane of many counts, and one of so few that subsets have none on a pixel's lines."""
+    planes = ball_sinograms(RING, MARKS_MM.values()).astype(np.float64)
+    plane = planes[planes.sum(axis=(1, 2)).argmax()][None]
+    rng = np.random.default_rng(3)
+    planes = np.concatenate([rng.poisson(plane * (n / plane.sum())) for n in (1e8, 300)])
+    np.save(tmp_path / "p.npy", planes.astype(np.uint32))
+    given = {"axes": "plane view radial", "patient_position": "HFS", "slice_mm": 2.0}
+    import_scan("few", Scan(str(tmp_path / "p.npy"), **given), RING, tmp_path / "scan.h5")
+    paths = [tmp_path / name for name in ("scan.h5", "osem.h5", "osem.nii")]
+    scan_osem(*paths, OsemSettings(4, subsets), 0.0, GRID)
+    doubts = hdf5.read(paths[1], SCAN_IMAGE)[1]["doubts"]
+    if subsets == 32:
+        assert re.match(r"in [12] of 2 planes the image explains less than 95% of", doubts)
+        assert "osem.subsets" in doubts
+        assert doubts in caplog.text
+    else:
+        assert doubts == ""
 
 
 def test_randoms_are_smoothed_as_asked_and_gaps_have_none(tmp_path):

@@ -50,6 +50,22 @@ def test_every_voxel_gets_the_values_of_its_class(tmp_path):
     np.testing.assert_array_equal(attributes["voxel_mm"], [0.5, 0.5, 0.5])
 
 
+def test_a_plane_of_one_tissue_from_border_to_border_is_emptied(tmp_path, caplog):
+    """As the lowest of BrainWeb's subject53."""
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[:, 1:4, 2:5] = 2
+    labels[0] = 8
+    arrays, _ = make(tmp_path, labels)
+    for name in ("activity", "attenuation", "labels"):
+        assert not arrays[name][0].any()
+        assert arrays[name][1:].any(axis=(1, 2)).all()
+    assert "planes of one tissue from border to border are emptied: [0]" in caplog.text
+    labels[0] = 0
+    expected, _ = make(tmp_path, labels)
+    for name in ("activity", "attenuation", "labels"):
+        np.testing.assert_array_equal(arrays[name], expected[name])
+
+
 def test_ras_labels_become_lps(tmp_path):
     labels = np.zeros((4, 6, 5), np.uint8)
     labels[3, 5, 0] = GREY  # superior, anterior, left: the last, the last, the first in RAS
@@ -85,7 +101,7 @@ def test_unsmoothed_texture_is_uniform_within_its_fraction():
 
 
 def test_texture_belongs_to_seed_and_subject(tmp_path):
-    labels = np.full((6, 6, 6), GREY, np.uint8)
+    labels = np.pad(np.full((6, 6, 6), GREY, np.uint8), 1)
     texture = Texture(fraction=0.5, sigma_voxels=1.0)
 
     def activity(**who):

@@ -105,6 +105,9 @@ def test_table1_has_each_dose_and_the_truth_first(folder):
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert "against the noise-free truth, whole image, 20 % of the counts" in headings[0].lower()
     assert "OSEM reconstruction of all counts" in text
+    of_dose = numbers.groupby("dose")["row"].agg(set)
+    assert {dose for dose in DOSES if "OSEM of all counts" in of_dose[dose]} == {0.2, 0.05}
+    assert "OSEM" in of_dose[1.0]
     assert "towards which networks were trained" in text
 
 
