@@ -1,13 +1,16 @@
 """Scanners beyond the plain ring: gaps, even numbers of bins, end points turned, parallel lines."""
 
+import re
+
 import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.configurations import SCHEMA, changed, refusal
+from helpers.configurations import ROOT, SCHEMA, changed, refusal
 from pipeline.fbp import FilteredBackProjection
+from pipeline.jobs.config import check
 from pipeline.jobs.config_files import SCANNERS, take_scanner
 from pipeline.storage.errors import InputError
 from pipeline.tomography.geometry import Grid, field_of_view
@@ -16,6 +19,7 @@ from pipeline.tomography.scanners import ParallelBeam, Ring, scanner_from
 MMR = {"blocks": 56, "crystals_per_block": 9, "radius_mm": 335.0, "pitch_mm": 4.09}
 SMALL = {"blocks": 16, "crystals_per_block": 8, "radius_mm": 200.0, "pitch_mm": 9.95}
 GRID = Grid(64, 4.1726)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,6 +163,25 @@ def test_a_scanner_is_taken_by_its_name(name):
     scanner = scanner_from(config["scanner"])
     bins = {"mmr": (252, 255), "signa_petmr": (224, 357), "neurolf": (128, 180), "small": (64, 63)}
     assert (scanner.views, scanner.radial_bins) == bins[name]
+
+
+def readme_settings():
+    """The README's table of scanners: name, and settings that go with it."""
+    rows = re.findall(r"^\| `(\w+)` \| `(osem=[^`]*)` \|$", README, re.MULTILINE)
+    for name, options in rows:
+        sections = re.findall(r"(\w+)=(\{.*?\})", options)
+        yield name, {section: yaml.safe_load(text) for section, text in sections}
+
+
+def test_scanners_run_with_the_settings_that_the_readme_has_for_them():
+    found = dict(readme_settings())
+    assert {*found, "mmr"} == {path.stem for path in SCANNERS.glob("*.yaml")}
+    for name, sections in {**found, "mmr": {"osem": {"subsets": 4}}}.items():
+        config = changed(scanner=name)
+        for section, values in sections.items():
+            config[section] |= values
+        check(config, SCHEMA)
+        assert config["network"]["size"] == config["slices"]["size"]
 
 
 def test_a_scanner_of_ones_own_is_taken_by_its_path(tmp_path):
