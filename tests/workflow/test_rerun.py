@@ -132,7 +132,9 @@ CODE = {
         "models/evaluation/catalogue.py",
         r'"contrast recovery"',
         '"recovered contrast"',
-        {"table1", "regional_bias", "calibration", "panel", "uncertainty"} | SWEEP_FIGURES | END,
+        {"table1", "regional_bias", "calibration", "panel", "uncertainty", "training_curves"}
+        | SWEEP_FIGURES
+        | END,
     ),
     "words of an error": (
         "models/dataset.py",
