@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,6 +56,8 @@ class Metadata:
         Of the weights whose features it was trained with.
     physics : Physics or None
         Of the training's shards; None of weights that were trained before shards said it.
+    trained_on : sequence of str
+        ``labels_sha256`` of the training split's shards; () of weights from before it was recorded.
     """
 
     model: str
@@ -68,6 +70,7 @@ class Metadata:
     epoch: int
     features_sha256: str | None
     physics: Physics | None = None
+    trained_on: Sequence[str] = ()
 
     def wrong(self) -> str | None:
         """Name a value that no training run writes, if there is one."""
@@ -76,6 +79,7 @@ class Metadata:
             **dict.fromkeys(("network", "settings"), dict),
             **dict.fromkeys(("seed", "step", "epoch"), int),
             "features_sha256": str | None,
+            "trained_on": list | tuple,
         }
         for name, kind in types.items():
             if not isinstance(value := getattr(self, name), kind):

@@ -68,10 +68,12 @@ class Reconstructor:
         Raises
         ------
         InputError
-            If they are damaged, do not fit, or have other physics than those of the training.
+            If they are damaged, do not fit, have other physics than those of the training, or are
+            for test and yet of a volume that the model was trained on.
         """
         for path in shard_paths:
             self.check(of_shard(path), path)
+            agreement.check_unseen(self.metadata.trained_on, self.weights, path)
         size = self.settings.network.size
         conditioning = self.metadata.settings["conditioning"]
         return ShardSlices(shard_paths, size, self.metadata.scales, conditioning)

@@ -40,7 +40,7 @@ def identity(
     """Describe all that decides a run's weights and log, as JSON.
 
     The code does, too: without it, a finished run would stand in for one by corrected code. The
-    physics does not: all that it decides is in the shards.
+    physics does not, nor the volumes' names: all that they decide is in the shards.
     """
     channels = [CHANNELS[name] for name in metadata.settings["conditioning"]]
     seen = [name for channel in channels for name in (channel.dataset, channel.per) if name]
@@ -53,7 +53,8 @@ def identity(
         "channels": channels,
         "code": code_of(metadata),
     }
-    del found["physics"]
+    for name in ("physics", "trained_on"):
+        del found[name]
     if not validation_shards:
         found |= {key: None for key in TRAINING_DECIDES if key.startswith("validat")}
     return json.dumps(found, sort_keys=True)

@@ -36,7 +36,7 @@ from models.training.run_folder import RunFolder
 from models.training.validation import Validation
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import make_folder
-from pipeline.tomography.agreement import of_training
+from pipeline.tomography.agreement import of_training, volumes_of
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +128,7 @@ class Run:
             step=0,
             epoch=0,
             features_sha256=None,
+            trained_on=volumes_of(train_shards),
             physics=of_training(train_shards, validation_shards, see_fbp(self.own.conditioning)),
         )
         digest = checkpoints.attach_features(self.method, self.metadata, features)

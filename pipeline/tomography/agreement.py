@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
+from pipeline.storage.kinds import SHARD
 from pipeline.tomography.physics import COUNTS, DECIDING, TINY, Physics, of_shard
 
 log = logging.getLogger(__name__)
@@ -169,3 +171,29 @@ def doubts(trained: Physics, data: Physics) -> Iterator[str]:
     fractions = data.background_fraction, trained.background_fraction
     if abs(fractions[0] - fractions[1]) > BACKGROUND_OFF:
         yield "background is {:.0%} of the prompts, {:.0%} in training".format(*fractions)
+
+
+def volumes_of(shards: Sequence[Path]) -> list[str]:
+    """List the hashes of the volumes that shards were made of, those that are known."""
+    found = set()
+    for path in shards:
+        with hdf5.opened(path, SHARD) as file:
+            found.add(str(file.attrs.get("labels_sha256", "")))
+    return sorted(found - {""})
+
+
+def check_unseen(trained_on: Sequence[str], weights: Path, shard: Path) -> None:
+    """Refuse a shard for test of a volume that a network was trained on, whatever its name.
+
+    Raises
+    ------
+    InputError
+    """
+    with hdf5.opened(shard, SHARD) as file:
+        volume, split = (str(file.attrs.get(name, "")) for name in ("labels_sha256", "split"))
+    if split == "test" and volume in trained_on:
+        raise InputError(
+            shard,
+            f"is for test, and {weights} was trained on the same volume ({volume[:16]}...)",
+            "give each volume to one split alone, in the table of subjects, and train again",
+        )

@@ -240,3 +240,23 @@ def test_averages_that_were_not_made_are_named(tmp_path):
     config = settings(sampling__weights="ema")
     with pytest.raises(InputError, match="holds no moving average"):
         Reconstructor(weights, None, job(config, "PnPNet"), threads=1)
+
+
+@pytest.mark.parametrize("split_of", ["test", "train"])
+@pytest.mark.parametrize("volume", ["a" * 64, "b" * 64])
+def test_a_test_shard_of_a_training_volume_is_refused(tmp_path, volume, split_of):
+    shards = split(tmp_path)
+    for path in shards[0]:
+        with h5py.File(path, "r+") as file:
+            file.attrs["labels_sha256"] = "a" * 64
+    weights = run(tmp_path, shards, "p")
+    assert checkpoints.read_metadata(weights).trained_on == ["a" * 64]
+    model = Reconstructor(weights, None, job(settings(), "PnPNet"), threads=1)
+    shard = make_shard(tmp_path / "s.h5", subject="subject42")
+    with h5py.File(shard, "r+") as file:
+        file.attrs["labels_sha256"], file.attrs["split"] = volume, split_of
+    if (volume[0], split_of) == ("a", "test"):
+        with pytest.raises(InputError, match=r"s\.h5: is for test, and .* was trained on the same"):
+            model.slices([shard])
+    else:
+        assert len(model.slices([shard])) == 5
