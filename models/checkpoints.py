@@ -3,9 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ class Metadata:
         Of the weights whose features it was trained with.
     physics : Physics or None
         Of the training's shards; None of weights that were trained before shards said it.
-    trained_on : sequence of str
-        ``labels_sha256`` of the training split's shards; () of weights from before it was recorded.
+    trained_on : list of str
+        ``labels_sha256`` of the training split's shards; none of weights from before it was recorded.
     """
 
     model: str
@@ -70,7 +70,7 @@ class Metadata:
     epoch: int
     features_sha256: str | None
     physics: Physics | None = None
-    trained_on: Sequence[str] = ()
+    trained_on: list[str] = field(default_factory=list)
 
     def wrong(self) -> str | None:
         """Name a value that no training run writes, if there is one."""
@@ -79,7 +79,7 @@ class Metadata:
             **dict.fromkeys(("network", "settings"), dict),
             **dict.fromkeys(("seed", "step", "epoch"), int),
             "features_sha256": str | None,
-            "trained_on": list | tuple,
+            "trained_on": list,
         }
         for name, kind in types.items():
             if not isinstance(value := getattr(self, name), kind):
