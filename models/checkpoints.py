@@ -57,7 +57,7 @@ class Metadata:
     physics : Physics or None
         Of the training's shards; None of weights that were trained before shards said it.
     trained_on : list of str
-        ``labels_sha256`` of the training split's shards; none of weights from before it was recorded.
+        ``labels_sha256`` of the training split's shards; none of weights that did not say it.
     """
 
     model: str
