@@ -164,8 +164,8 @@ def reconstruct_scan(
     if not scan.attrs["likelihood"]:
         raise InputError(
             scan.filename,
-            "holds data that are below 0, no whole numbers, or were corrected before; OSEM takes "
-            "the likelihood of counts",
+            f"holds {scan.attrs.get('no_counts_because', 'no counts')}; OSEM takes the likelihood "
+            "of counts",
             "give the prompts as measured, and corrections as factors, randoms and scatter; or FBP "
             "alone, with images: [fbp] in the scan's section",
         )

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from pipeline.scans.matlab import read_matlab
-from pipeline.scans.projections import Acquisition, Projections, ScanSettings, Segment
+from pipeline.scans.projections import Acquisition, Projections, ScanSettings, Segment, no_names
 from pipeline.scans.raw import DataFile, sha256_of
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import check_readable
@@ -79,7 +79,8 @@ def _ordered(array: np.ndarray, axes: str, path: Path) -> np.ndarray:
     names = axes.replace(",", " ").split()
     if sorted(names) not in (sorted(AXES), sorted(AXES[1:])):
         remedy = f"name them first to last, as in '{' '.join(AXES)}' or 'radial view'"
-        raise InputError("axes", f"is '{axes}', for the array of {path.name}", remedy)
+        given = f"is '{axes}'" if names else "is not given"
+        raise InputError("axes", f"{given}, for the array of {path}", remedy)
     if array.dtype.kind not in "iuf":
         raise InputError(path, f"holds {array.dtype}, not real numbers", SAVE_AGAIN)
     if array.ndim != len(names) or 0 in array.shape:
@@ -100,7 +101,7 @@ def _chosen(names: Iterable[str], wanted: str, path: Path) -> str:
     problem = f"holds {', '.join(map(repr, names))}"
     if wanted:
         problem = f"lacks '{wanted}'; it {problem}"
-    raise InputError(path, problem, "give the name of one of its arrays in array")
+    raise InputError(path, problem, f"give the name of one of them behind a #: {path}#{names[0]}")
 
 
 def _check_held(nbytes: int, held: int, name: str, path: Path) -> None:
@@ -126,6 +127,8 @@ def _npy_header(data: bytes, path: Path) -> tuple[int, tuple[int, ...], bool, np
 
 
 def _read_npy(path: Path, wanted: str) -> np.ndarray:
+    if wanted:
+        raise no_names(path, wanted)
     with path.open("rb") as file:
         start, shape, fortran, dtype = _npy_header(file.read(NPY_HEADER_BYTES), path)
     numbers = DataFile(path, path, path.stat().st_size, dtype)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.scans.headers import Header, read_header
-from pipeline.scans.projections import Acquisition, Projections, ScanSettings, Segment
+from pipeline.scans.projections import Acquisition, Projections, ScanSettings, Segment, no_names
 from pipeline.scans.raw import data_file, scaled, sha256_of, summed
 
 BY_VIEW = ("tangential coordinate", "axial coordinate", "view", "segment")
@@ -73,6 +73,8 @@ def read(path: str | Path, settings: ScanSettings) -> Projections:
     InputError
         If either file is missing, or they are not what STIR writes, or contradict each other.
     """
+    if settings.array:
+        raise no_names(path, settings.array)
     header = read_header(path, to_the_end=True)
     layout = read_layout(header)
     differences = _differences(header, len(layout.axial))

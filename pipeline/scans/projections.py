@@ -56,6 +56,12 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(name, f"is {value!r}", f"give one of {', '.join(allowed)}")
 
 
+def no_names(path: str | Path, array: str) -> InputError:
+    """Error about the name of an array, of a file that has no several, to be raised."""
+    problem = f"is a file of one array, which has no name, and '{array}' is asked for"
+    return InputError(path, problem, f"leave out what is behind its name: #{array}")
+
+
 @dataclass(frozen=True)
 class Acquisition:
     """What a file says of the scanner and the scan; None where it does not say.

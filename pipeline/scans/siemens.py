@@ -36,7 +36,8 @@ def read(path: str | Path, settings: ScanSettings) -> Projections:
     wanted = settings.array or "prompts"
     if wanted not in found:
         problem = f"holds {', '.join(found)}, and no '{wanted}'"
-        raise Header(Path(path), {}).refusal(problem, "give the name of one of them")
+        remedy = f"give the name of one of them behind a #: {path}#{min(found)}"
+        raise Header(Path(path), {}).refusal(problem, remedy)
     return found[wanted]
 
 

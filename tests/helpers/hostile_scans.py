@@ -64,6 +64,10 @@ def with_value(value):
     return array
 
 
+def two_arrays():
+    np.savez("scan.npz", prompts=np.ones(SHAPE), other=np.ones(SHAPE))
+
+
 def header_alone(shape):
     """An array's header, and a few bytes of what it declares."""
 
@@ -123,6 +127,8 @@ def make_fbp():
 
 HEADER, DATA, ANEW = "scan.hs", "scan.s: ", "correct the header, or export"
 NPY, AGAIN, BELONGS = "scan.npy", "save the array anew", "give the file that belongs to these"
+BEHIND = "behind a #: scan.npz#prompts"
+BELOW = {"factors": "factor is", "randoms": "expected count", "scatter": "expected count"}
 SCANNER, FBP_ALONE = "give the scanner of these data", "images: [fbp]"
 ORDER = {"matrix axis label [2]": "segment", "matrix axis label [4]": "axial coordinate"}
 NUMBERS = {"!matrix size [1]": 10**12}
@@ -208,13 +214,80 @@ SCANS += [
             "unknown axes",
             arrays(),
             beside(axes="z view bin"),
-            ("axes", "'z view bin'", "name them"),
+            ("scans.head.axes: is 'z view bin'", NPY, "name them"),
         ),
         (
             "randoms averaged over an even number",
             arrays(other=np.ones(SHAPE)),
             beside(randoms="other.npy", smoothed_randoms=4),
-            ("smoothed_randoms", "is 4", "give an odd number"),
+            ("scans.head.smoothed_randoms: is 4", "for other.npy", "give an odd number"),
+        ),
+        (
+            "randoms averaged that are not there",
+            arrays(),
+            beside(smoothed_randoms=3),
+            ("scans.head.smoothed_randoms: is 3", "has no randoms", "leave it out, or give"),
+        ),
+        (
+            "no axes",
+            arrays(),
+            beside(axes=""),
+            ("scans.head.axes: is not given", NPY, "as in 'plane view radial'"),
+        ),
+        (
+            "ring differences of planes",
+            arrays(),
+            beside(ring_difference=2),
+            ("scans.head.ring_difference: is 2, and scan.npy has planes", "leave it out"),
+        ),
+        (
+            "name of a single array",
+            arrays(),
+            beside(sinogram="scan.npy#x"),
+            (NPY, "has no name, and 'x' is asked for", "leave out", "#x"),
+        ),
+        (
+            "name in a header",
+            stir(),
+            taking(Scan("scan.hs#x")),
+            (HEADER, "has no name, and 'x' is asked for", "leave out", "#x"),
+        ),
+        *(
+            (f"{name} of several arrays", two_arrays, beside(sinogram=path), said)
+            for name, path, said in (
+                ("none", "scan.npz", ("scan.npz: holds 'prompts', 'other'", BEHIND)),
+                ("another", "scan.npz#x", ("scan.npz: lacks 'x'; it holds 'prompts'", BEHIND)),
+            )
+        ),
+        (
+            "no such name of Siemens' data",
+            siemens(),
+            taking(Scan("scan.s.hdr#x")),
+            ("scan.s.hdr", "and no 'x'", "behind a #: scan.s.hdr#prompts"),
+        ),
+        (
+            "zeros",
+            arrays(scan=np.zeros(SHAPE)),
+            beside(),
+            (NPY, "nothing but zeros", "give the prompts as measured"),
+        ),
+        (
+            "factors of zeros",
+            arrays(other=np.zeros(SHAPE)),
+            beside(factors="other.npy"),
+            ("other.npy", "nothing but zeros", "export it anew, or leave it out"),
+        ),
+        (
+            "its own randoms",
+            arrays(),
+            beside(randoms=NPY, smoothed_randoms=3),
+            (NPY, "840 counts of background", "have 840 in all", "not the prompts themselves"),
+        ),
+        (
+            "background beyond the prompts",
+            arrays(other=np.full(SHAPE, 1.5)),
+            beside(randoms="other.npy", scatter="other.npy"),
+            ("other.npy and other.npy: hold 840 counts", "scan.npy have 840 in all", "expected"),
         ),
         ("no distance", arrays(), beside(slice_mm=0), (NPY, "planes are apart", "give slice_mm")),
         *(
@@ -227,28 +300,36 @@ SCANS += [
             for what in ("factors", "randoms", "scatter")
             for name, array, said in (
                 ("of another shape", np.ones((6, *SHAPE[1:])), ("(6, 8, 7) (plane", BELONGS)),
-                ("of other views", np.ones((5, 9, 7)), ("9 views x 7", "with these views")),
+                (
+                    "of other views",
+                    np.ones((5, 9, 7)),
+                    ("9 views x 7", "prompts, which fit", BELONGS),
+                ),
                 ("of NaN", with_value(np.nan), ("1 bins that are not finite", "export it")),
-                ("below 0", with_value(-1), ("1 bins below 0", "export it anew, or leave")),
+                (
+                    "below 0",
+                    with_value(-2),
+                    ("1 bin below 0, the least -2, which no", BELOW[what], "export it anew"),
+                ),
             )
         ),
         (
             "OSEM of fractions",
             imported(arrays(scan=with_value(0.5))),
             osem(),
-            (str(FILE), "no whole numbers", FBP_ALONE),
+            (str(FILE), "holds 1 bin of no whole number, the first 0.5, of scan.npy;", FBP_ALONE),
         ),
         (
             "OSEM of corrected counts",
             imported(stir(**{"applied corrections": "{attenuation correction}"}), Scan("scan.hs")),
             osem(),
-            (str(FILE), "were corrected before", FBP_ALONE),
+            (str(FILE), "corrected before (attenuation correction), of scan.hs;", FBP_ALONE),
         ),
         (
             "OSEM of negative counts",
-            imported(arrays(scan=with_value(-1))),
+            imported(arrays(scan=with_value(-2))),
             osem(),
-            (str(FILE), "are below 0", FBP_ALONE),
+            (str(FILE), "holds 1 bin below 0, the least -2, of scan.npy;", FBP_ALONE),
         ),
         (
             "OSEM of other subsets",

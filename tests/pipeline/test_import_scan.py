@@ -230,11 +230,11 @@ def test_randoms_are_smoothed_as_asked_and_gaps_have_none(tmp_path):
 def test_prompts_and_randoms_of_one_file_are_told_apart(tmp_path):
     segments, _ = interfile.toy_segments([(-1, 1)], 4, RING.views, RING.radial_bins)
     path = str(interfile.write_siemens(tmp_path, segments))  # its randoms are twice its prompts
-    import_scan("toy", Scan(path, f"{path}#randoms"), RING, tmp_path / "scan.h5")
+    import_scan("toy", Scan(f"{path}#randoms", f"{path}#prompts"), RING, tmp_path / "scan.h5")
     arrays, attributes = hdf5.read(tmp_path / "scan.h5", SCAN)
     assert str(tmp_path) not in str(attributes)
     assert arrays["prompts"].any()
-    assert np.array_equal(arrays["background"], 2 * arrays["prompts"])
+    assert np.array_equal(arrays["prompts"], 2 * arrays["background"])
 
 
 def test_sinograms_of_several_ring_differences_are_as_sensitive_as_they_are_many(tmp_path):
@@ -260,6 +260,8 @@ def test_data_below_0_are_for_fbp_alone(tmp_path):
         path.unlink()
     with pytest.raises(InputError, match="likelihood") as refused:
         scan_osem(*paths, OsemSettings(1, 8), 0.0, GRID)
+    below, broken = "4032 bins below 0, the least -0.5", "4032 bins of no whole number"
+    assert f"holds {below} and {broken}, the first -0.5, of sinogram.npy;" in str(refused.value)
     assert "images: [fbp]" in refused.value.remedy
     assert not any(path.exists() for path in paths[1:])
 
@@ -285,8 +287,8 @@ def test_data_of_another_scanner_are_refused(tmp_path, name):
 SHAPE = (2, RING.views, RING.radial_bins)
 BESIDE = {
     "shape": (np.ones((3, *SHAPE[1:])), r"has \(3, 64, 63\)"),
-    "bins": (np.ones((2, 64, 61)), "64 views x 61 bins"),
-    "below 0": (np.full(SHAPE, -1.0), "8064 bins below 0"),
+    "bins": (np.ones((2, 64, 61)), "64 views x 61 bins.* the prompts, which fit the scanner, 64"),
+    "below 0": (np.full(SHAPE, -1.0), "8064 bins below 0, the least -1"),
     "not finite": (np.full(SHAPE, np.nan), "8064 bins that are not finite"),
 }
 

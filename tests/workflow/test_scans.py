@@ -100,8 +100,8 @@ def test_another_file_behind_siemens_header_is_imported(place):
     folder.mkdir()
     segments, _ = interfile.toy_segments([(-1, 1)], RINGS, VIEWS, BINS)
     header = interfile.write_siemens(folder, segments)
-    scan = {"sinogram": f"siemens/{header.name}", "images": ["fbp"]}
-    scans = {"siemens": {**scan, "randoms": f"siemens/{header.name}#randoms"}}
+    scan = {"sinogram": f"siemens/{header.name}#randoms", "images": ["fbp"]}  # twice its prompts
+    scans = {"siemens": {**scan, "randoms": f"siemens/{header.name}"}}
     result = called(place, scans)
     assert result.returncode == 0, result.stdout[-4000:]
     replace(folder / "scan.s")
