@@ -275,10 +275,13 @@ def slices(
         head_above = float(image_facts.get("head_above", 0))
         labels = hdf5.finite(file["labels"]) if "labels" in file else None
         wanted = settings.slice_mm, settings.volume_slices, settings.per_volume
-        if labels is None:
-            chosen = head_slices(file["activity"], head_above, voxel_mm[0], *wanted)
-        else:
-            chosen = brain_slices(labels, voxel_mm[0], *wanted)
+        try:
+            if labels is None:
+                chosen = head_slices(file["activity"], head_above, voxel_mm[0], *wanted)
+            else:
+                chosen = brain_slices(labels, voxel_mm[0], *wanted)
+        except InputError as error:
+            raise InputError(error.where, f"{error.problem}, in {subject}", error.remedy) from None
         from_centre_mm = (chosen - (settings.volume_slices - 1) / 2) * settings.slice_mm
         centres = from_centre_mm / voxel_mm[0] + (len(file["activity"]) - 1) / 2
         arrays: dict[str, np.ndarray] = {}

@@ -1,7 +1,10 @@
 """One DICOM series of axial PET slices: a folder, whatever the files in it are called."""
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,9 @@ from pipeline.storage.system_errors import unreadable
 
 MAX_BYTES = 2**23
 """Of a file, which holds one slice."""
+
+MAX_FOLDERS = 100
+"""Folders below that are searched for slices, to say where they are."""
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 """Transfer syntax that compresses whole files: its length is known when all of it is unpacked."""
@@ -46,7 +52,7 @@ def read(folder: Path) -> Volume:
     """
     slices = [_header(path) for path in _files(folder)]
     if len(slices) < 2:
-        raise InputError(folder, f"holds {len(slices)} DICOM slices", NO_SERIES)
+        raise _too_few(folder, len(slices))
     _check_alike(folder, slices)
     slices, shape, affine_mm = _in_order(folder, slices)
     check_grid(folder, shape, affine_mm)
@@ -67,6 +73,18 @@ def _files(folder: Path) -> list[Path]:
     except OSError as error:
         raise unreadable(folder, error, f"cannot be read ({error})", "correct it") from error
     return found
+
+
+def _too_few(folder: Path, count: int) -> InputError:
+    """Error about a folder of fewer than two slices; they may lie in one below."""
+    problem = f"holds {count} DICOM slices"
+    for place, folders, _ in islice(os.walk(folder), MAX_FOLDERS):
+        folders.sort()
+        with suppress(InputError):
+            if Path(place) != folder and (found := _files(Path(place))):
+                problem += f", and {place} {len(found)} DICOM files"
+                return InputError(folder, problem, f"move the files of one series into {folder}")
+    return InputError(folder, problem, NO_SERIES)
 
 
 def _header(path: Path) -> Any:
@@ -155,7 +173,8 @@ def _in_order(
     normal = np.cross(row, column)
     along_mm = positions @ normal
     order = np.argsort(along_mm, kind="stable")
-    step_mm = _spacing(folder, along_mm[order])
+    files = np.array([Path(slices[n].filename).name for n in order])
+    step_mm = _spacing(folder, along_mm[order], files)
     positions = positions[order]
     even = positions[0] + np.arange(len(order))[:, None] * step_mm * normal
     if not np.abs(positions - even).max() <= 5 * TOLERANCE_MM:  # roundings add up
@@ -166,18 +185,26 @@ def _in_order(
     return [slices[n] for n in order], shape, affine_mm
 
 
-def _spacing(folder: Path, along_mm: np.ndarray) -> float:
+def _spacing(folder: Path, along_mm: np.ndarray, files: np.ndarray) -> float:
     """Distance of neighbouring slices at increasing positions, which must be equal."""
     steps_mm = np.diff(along_mm)
     usual_mm = float(np.median(steps_mm))
     odd = np.flatnonzero(~(np.abs(steps_mm - usual_mm) <= TOLERANCE_MM))
     if len(odd) or usual_mm <= TOLERANCE_MM:
-        places = [f"{along_mm[n]:.2f} and {along_mm[n + 1]:.2f}" for n in odd] or ["all"]
-        wrong = "doubled" if steps_mm.min() <= TOLERANCE_MM else "missing"
+        doubled = np.flatnonzero(~(steps_mm > TOLERANCE_MM))
+        if len(doubled):
+            places = [f"{files[n]} and {files[n + 1]} at {along_mm[n]:.2f} mm" for n in doubled]
+        else:
+            places = [
+                f"{'none' if steps_mm[n] > usual_mm else 'less'} between {along_mm[n]:.2f} and "
+                f"{along_mm[n + 1]:.2f} mm"
+                for n in odd
+            ]
         shown = "; ".join(places[:5]) + ("; ..." if len(places) > 5 else "")
         raise InputError(
             folder,
-            f"has slices {usual_mm:.2f} mm apart, and {wrong} ones at {shown} mm along its axis",
+            f"has slices {usual_mm:.2f} mm apart along its axis, and "
+            f"{'doubled ones: ' if len(doubled) else ''}{shown}",
             "add the missing slices, or take the doubled ones away: of a scan of several frames "
             "give one",
         )

@@ -338,6 +338,19 @@ def test_superior_slices_come_last(tmp_path):
     np.testing.assert_allclose(middle, [32] * 7 + [80] + [128] * 2, rtol=1e-5)
 
 
+def test_too_many_slices_are_refused_by_the_name_of_the_subject(tmp_path):
+    labels = np.zeros((40, 10, 10), np.uint8)
+    labels[20:30] = WHITE
+    facts = {"source": "test", "labels_sha256": "-", "voxel_mm": np.array([1.0, 1.0, 1.0])}
+    hdf5.write(tmp_path / "labels.h5", LABELS, {"labels": labels}, hdf5.provenance({}, **facts))
+    phantom(tmp_path / "labels.h5", tmp_path / "phantom.h5", "subject04", 1, NO_TEXTURE)
+    many = replace(SETTINGS, rotations=1, per_volume=10)
+    with pytest.raises(InputError, match=r"covers 5 slices of 2.0 mm, in subject04") as refused:
+        slices(tmp_path / "phantom.h5", tmp_path / "slices.h5", "subject04", 1, many, 1, 30.0)
+    assert refused.value.where == "slices.per_volume"
+    assert refused.value.remedy.startswith("ask for at most 5")
+
+
 def test_attenuation_turns_with_the_activity(written):
     arrays, _ = written[1]
     inside = arrays["attenuation"] > 0.097

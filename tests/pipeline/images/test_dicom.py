@@ -64,11 +64,19 @@ def test_missing_and_doubled_slices_are_named_by_their_positions(tmp_path):
     whole = paths[4].read_bytes()
     paths[4].unlink()
     said = refused(tmp_path / "subject01")
-    assert "slices 12.00 mm apart, and missing ones at 22.00 and 46.00 mm" in said
+    assert "slices 12.00 mm apart along its axis, and none between 22.00 and 46.00 mm" in said
     for name in ("slice900.dcm", "slice901.dcm"):
         (tmp_path / "subject01" / name).write_bytes(whole)
     said = refused(tmp_path / "subject01")
-    assert "slices 12.00 mm apart, and doubled ones at 34.00 and 34.00 mm" in said
+    assert "doubled ones: slice900.dcm and slice901.dcm at 34.00 mm" in said
+
+
+def test_slices_in_a_folder_below_are_pointed_at(tmp_path):
+    folder = tmp_path / "subject01"
+    save_dicom(folder / "a" / "PET", volume(shape=(6, 7, 5)))
+    said = refused(folder)
+    assert f"holds 0 DICOM slices, and {folder / 'a' / 'PET'} 5 DICOM files" in said
+    assert f"move the files of one series into {folder}" in said
 
 
 @pytest.mark.parametrize(
