@@ -49,6 +49,21 @@ def read(folder: Path, name: str) -> tuple[Path, Volume] | None:
         raise InputError(path, problem, "give the job more memory") from error
 
 
+def there(folder: Path, name: str) -> bool:
+    """Whether there is an image of that name, readable or not; InputError as `read`."""
+    return any(True for _ in _found(folder, name))
+
+
+def in_other_case(folder: Path, name: str) -> str | None:
+    """Name in a folder that differs from one that is looked for by its case alone."""
+    wanted = {f"{name}{suffix}".rstrip("/") for suffix in READERS}
+    try:
+        there = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return None
+    return next((found for found in there if found not in wanted and found.lower() in wanted), None)
+
+
 def names(name: str) -> str:
     """List the names that are looked for."""
     return ", ".join(f"{name}{suffix}" for suffix in READERS)

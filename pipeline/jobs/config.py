@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,39 @@ def check_scans(scans: Mapping[str, Any]) -> None:
     for name, scan in scans.items():
         for key, path in files_of_scan(scan).items():
             remedy = f"correct scans.{name}.{key}, or take that scan out"
-            check_readable(path, "file of a scan", remedy)
+            try:
+                check_readable(path, "file of a scan", remedy)
+            except InputError as error:
+                raise error if path == scan[key] else _cut(scan[key], error) from None
             for file in map(str, files_of(path)):
                 if strange := [letter for letter in file if letter in "{}" or _half(letter)]:
                     problem = f"has {strange[0]!r} in its name, which Snakemake cannot have there"
                     remedy = f"rename it, and correct scans.{name}.{key}, or its header"
                     raise InputError(file, problem, remedy)
+
+
+def _cut(given: str, error: InputError) -> InputError:
+    """Say of a refused file where its name was cut off."""
+    path, _, array = given.partition("#")
+    problem = f"{error.problem}; # separates the name of an array, here '{array}', from '{path}'"
+    remedy = f"{error.remedy}; if # is part of the name of a folder or file, rename that"
+    return InputError(given, problem, remedy)
+
+
+def check_images(config: Mapping[str, Any], subjects: Iterable[str]) -> None:
+    """Refuse a source that lacks subjects, as far as can be told before any is fetched.
+
+    Parameters
+    ----------
+    config : mapping
+    subjects : iterable of str
+        Those that are still to be fetched.
+
+    Raises
+    ------
+    InputError
+    """
+    facts(config["source"]).check_there(subjects, config)
 
 
 def _half(letter: str) -> bool:
@@ -188,7 +215,9 @@ WANTED = {
 def _wanted(schema: Mapping[str, Any]) -> str:
     """Say what the schema of one key asks for."""
     limits = [
-        phrase.format(", ".join(map(str, schema[key])) if key == "enum" else schema[key])
+        phrase.format(
+            ", ".join(filter(None, map(str, schema[key]))) if key == "enum" else schema[key]
+        )
         for key, phrase in WANTED.items()
         if key in schema
     ]

@@ -10,7 +10,7 @@ The workflow imports the file whenever it starts, so what is slow to import is i
 functions that use it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ LABELS, IMAGES = "labels", "images"
 
 def any_subjects(subjects: Mapping[str, Subject], table: str) -> None:
     """Take any subjects: a source of which nothing is known beforehand, or which makes them."""
+
+
+def all_there(subjects: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Take any subjects for there: a source that makes them, or gets them from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Facts:
     check : callable
         Refuses, by an InputError, a table of subjects (read, and its path) that does not suit the
         source.
+    check_there : callable
+        Refuses, by an InputError and without reading any, names of subjects that the place named in
+        the configuration lacks.
     """
 
     shape: tuple[int, int, int]
@@ -53,3 +60,4 @@ class Facts:
     decided_by: tuple[str, ...] = ()
     gives: str = LABELS
     check: Callable[[Mapping[str, Subject], str], None] = any_subjects
+    check_there: Callable[[Iterable[str], Mapping[str, Any]], None] = all_there

@@ -10,7 +10,7 @@ Nothing scales it: the activity's unit is the image's.
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +95,28 @@ def _image(folder: Path, subject: str) -> "tuple[Path, Volume]":
 
     if found := readers.read(folder, subject):
         return found
+    raise _lacking(folder, subject)
+
+
+def _lacking(folder: Path, subject: str) -> InputError:
+    from pipeline.images import readers
+
     problem = f"lacks {subject}; looked for {readers.names(subject)}"
-    raise InputError(folder, problem, "put the image there, or correct images_dir")
+    remedy = "put the image there, or correct images_dir"
+    if near := readers.in_other_case(folder, subject):
+        problem = f"{problem}, and found {near}"
+        remedy = f"rename {near} to {near.lower()}, all in lower case, or correct images_dir"
+    return InputError(folder, problem, remedy)
+
+
+def check_there(subjects: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Refuse a folder that is missing, or lacks the image of a subject."""
+    from pipeline.images import readers
+
+    for subject in subjects:
+        folder = _folder(config["images_dir"])
+        if not readers.there(folder, subject):
+            raise _lacking(folder, subject)
 
 
 def _verify(found: str, expected: str | None, path: Path, subject: str) -> None:
@@ -187,4 +207,5 @@ FACTS = Facts(
     bytes_per_voxel=28,  # values of a file, up to 8, and image, attenuation, labels, masks of them
     decided_by=("negative",),
     gives=IMAGES,
+    check_there=check_there,
 )

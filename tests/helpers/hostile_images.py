@@ -15,6 +15,7 @@ from pipeline.images import readers
 from pipeline.sources import folder
 
 NIFTI, SERIES = Path("volumes/subject04.nii.gz"), Path("volumes/subject04")
+CAPITAL = Path("volumes/Subject04.nii.gz")
 MU, LABELS = Path("volumes/subject04_mu.nii"), Path("volumes/subject04_labels.nii")
 VALUES = np.random.default_rng(1).uniform(1, 9, (5, 6, 7)).astype(np.float32)
 
@@ -53,6 +54,12 @@ def series(change=lambda paths: None, **elements):
 
 def doubled(paths):
     Path(SERIES, "again.dcm").write_bytes(paths[2].read_bytes())
+
+
+def below(paths):
+    (SERIES / "below").mkdir()
+    for path in paths:
+        path.rename(SERIES / "below" / path.name)
 
 
 def compressed(paths):
@@ -117,6 +124,7 @@ IMAGES = jobs.section(
         "other hash": (in_turn(image(), table(b"0" * 64)), IMAGE, "with SHA-256", "or correct"),
         "two of one name": (in_turn(image(), series()), "subject04.nii.gz and sub", "take all but"),
         "missing": (in_turn(table(), jobs.folder("volumes")), LACKS, "put the image there"),
+        "in capitals": (image(path=CAPITAL), LACKS, f"found {CAPITAL.name}", f"to {NIFTI.name}"),
         "pipe": (in_turn(table(), jobs.pipe(NIFTI)), "lacks subject04", "put the image there"),
         "no folder": (nothing, "volumes: is not a folder", "correct images_dir"),
         "attenuation of another shape": (
@@ -131,8 +139,14 @@ IMAGES = jobs.section(
     "own series",
     clip,
     {
-        "missing slice": (series(lambda p: p[3].unlink()), "missing ones at 37.50 and 42.50 mm"),
-        "doubled slice": (series(doubled), str(SERIES), "doubled ones at 37.50 and 37.50", "away"),
+        "missing slice": (series(lambda p: p[3].unlink()), "none between 37.50 and 42.50 mm"),
+        "doubled slice": (
+            series(doubled),
+            str(SERIES),
+            "doubled ones: again.dcm and",
+            "37.50",
+            "away",
+        ),
         "two series": (series(SeriesInstanceUID=lambda z: f"1.{z}"), "several series", ONE),
         "of computed tomography": (series(Modality="CT"), "modality CT, not PT", ONE),
         "escapes": (series(Modality="\x1b[2J"), r"modality \x1b[2J", ONE),
@@ -143,6 +157,10 @@ IMAGES = jobs.section(
         "cut": (series(PixelData=b"12"), "is damaged", "copy the series again"),
         "of NaN": (series(RescaleSlope=float("inf")), "infinite values", "replace it"),
         "large file": (series(lambda p: p[0].open("ab").truncate(2**30)), "8388608 bytes", "dcm2n"),
+        "in a folder below": (
+            *(series(below), str(SERIES), "volumes/subject04/below 7 DICOM files"),
+            "move the files of one series into volumes/subject04",
+        ),
         "no slices": (content(b"text", SERIES / "a.txt"), "holds 0 DICOM slices", ONE),
     },
 )

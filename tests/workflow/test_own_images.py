@@ -145,6 +145,21 @@ def test_what_decides_the_images_fetches_them_again(folder):
     assert all(f"rule {rule}:" in again for rule in RULES)
 
 
+def test_images_that_are_not_there_are_missed_before_anything_runs(tmp_path):
+    place = workplace(tmp_path / "place")
+    for images, said in (
+        ("", "images_dir: is empty"),
+        ("none", "none: is not a folder"),
+        ("config", "config: lacks subject01; looked for subject01.nii.gz"),
+    ):
+        overlay = yaml.safe_dump(OVERLAY | {"images_dir": images})
+        (place / "own.yaml").write_text(overlay, encoding="utf-8")
+        result = called(place, "--dry-run")
+        assert result.returncode != 0
+        assert said in result.stdout
+        assert "Traceback" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

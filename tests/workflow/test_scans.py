@@ -158,6 +158,12 @@ def test_what_cannot_be_is_refused_before_anything_runs(place, name):
     assert "rule import_scan:" not in result.stdout
 
 
+def test_no_scans_are_said_to_be_none(place):
+    result = called(place, {}, "--dry-run")
+    assert result.returncode != 0
+    assert "scans: is empty: the configuration has no scans" in result.stdout
+
+
 HEADER = "!INTERFILE :=\nname of data file := {}\n!END OF INTERFILE :=\n"
 
 BROKEN = {

@@ -24,7 +24,7 @@ from models.evaluation import catalogue
 from models.registry import METHODS
 from models.configuration import schema
 from pipeline.jobs.used_code import code_hash
-from pipeline.jobs.config import check, check_scans, files_of_scan
+from pipeline.jobs.config import check, check_images, check_scans, files_of_scan
 from pipeline.scans.registry import files_of, reader_of
 from pipeline.sources.base import LABELS
 from pipeline.sources.registry import SOURCES, facts
@@ -61,6 +61,12 @@ DATA = f"data/{config['name']}"
 FETCHED = (
     f"data/labels/{config['source']}" if SOURCE.gives == LABELS else f"{DATA}/images"
 )
+try:
+    check_images(
+        config, [s for s in SUBJECTS if not Path(f"{FETCHED}/{s}.h5").exists()]
+    )
+except InputError as error:
+    raise WorkflowError(str(error))
 RESULTS = f"results/{config['name']}"
 LOGS = f"logs/{config['name']}"
 
@@ -124,6 +130,16 @@ def scan_images(wildcards):
     """Images of a scan."""
     kinds = SCANS[wildcards.scan].get("images", ["osem", "fbp"])
     return expand(f"{RESULTS}/scans/{wildcards.scan}/{{kind}}.h5", kind=kinds)
+
+
+def scan_reports(wildcards):
+    """Reports of all scans, of which there must be some."""
+    if not SCANS:
+        raise WorkflowError(
+            "scans: is empty: the configuration has no scans\n"
+            "  -> give a section of each, as README says, in a file: --configfile FILE"
+        )
+    return expand(f"{RESULTS}/scans/{{scan}}/report.png", scan=SCANS)
 
 
 def several_samples(model):

@@ -128,4 +128,4 @@ rule scan_report:
 
 rule scans:
     input:
-        expand(f"{RESULTS}/scans/{{scan}}/report.png", scan=SCANS),
+        scan_reports,

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from helpers.configurations import DELETE, ROOT, SCHEMA, changed, check_refused, merged, refusal
-from pipeline.jobs.config import check
+from pipeline.jobs.config import check, check_scans
+from pipeline.storage.errors import InputError
 from pipeline.tomography.scanners import GEOMETRIES
 
 
@@ -299,6 +300,24 @@ def table(folder, *rows):
     path = folder / "subjects.tsv"
     path.write_text("\n".join(["subject\tsplit\tlabels_sha256", *rows]) + "\n")
     return str(path)
+
+
+def test_a_mark_within_the_path_of_a_scan_is_pointed_at(tmp_path):
+    (tmp_path / "scan #1").mkdir()
+    path = tmp_path / "scan #1" / "a.npy"
+    path.touch()
+    with pytest.raises(InputError, match="does not exist; # separates the name of") as no:
+        check_scans({"head": {"sinogram": str(path)}})
+    assert f"an array, here '1/a.npy', from '{tmp_path}/scan '" in no.value.problem
+    assert no.value.where == str(path)
+    assert "correct scans.head.sinogram" in no.value.remedy
+    assert no.value.remedy.endswith("if # is part of the name of a folder or file, rename that")
+
+
+def test_choices_are_listed_without_an_empty_one():
+    error = refusal(scans={"head": {"sinogram": "a.npy", "patient_position": "HFX"}})
+    assert error.where == "scans.head.patient_position"
+    assert error.remedy.startswith("give one of HFS, HFP, FFS, FFP. ")
 
 
 def test_missing_table_of_subjects_is_refused(tmp_path):

@@ -1,11 +1,13 @@
 """Own images from a folder: what is found, checked, and written as it came."""
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
 
 from helpers.own_images import LPS, OBLIQUE, affine, save_dicom, save_nifti, volume
+from pipeline.jobs.config import check_images
 from pipeline.sources import folder
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
@@ -118,9 +120,29 @@ def test_a_missing_image_names_what_was_looked_for(place):
     assert f"{images}: lacks subject01; looked for {wanted}" in said
     assert "images_dir: is empty" in refused(fetch, images_dir="")
     assert "is not a folder" in refused(fetch, images_dir=images / "none")
+    save_nifti(images / "Subject01.nii", HEAD, AFFINE)
+    said = refused(fetch)
+    assert "lacks subject01" in said
+    assert "rename Subject01.nii to subject01.nii" in said
     save_nifti(images / "subject01.nii", HEAD, AFFINE)
     (images / "subject01").mkdir()
     assert "subject01.nii and subject01 of subject01" in refused(fetch)
+
+
+def test_what_is_not_there_is_told_before_any_image_is_read(tmp_path):
+    config = {"source": "folder", "images_dir": str(tmp_path)}
+    (tmp_path / "subject01.nii.gz").write_bytes(b"whatever")
+    (tmp_path / "subject02").mkdir()
+    check_images(config, ["subject01", "subject02"])
+    check_images({**config, "images_dir": ""}, [])
+    check_images({**config, "source": "mni152", "images_dir": ""}, ["subject01"])
+    for changes, said in (
+        ({}, f"{tmp_path}: lacks subject03; looked for subject03.nii.gz"),
+        ({"images_dir": ""}, "images_dir: is empty"),
+        ({"images_dir": str(tmp_path / "none")}, "none: is not a folder"),
+    ):
+        with pytest.raises(InputError, match=re.escape(said)):
+            check_images({**config, **changes}, ["subject01", "subject02", "subject03"])
 
 
 @pytest.mark.parametrize(
