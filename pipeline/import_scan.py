@@ -111,7 +111,7 @@ def _import(name: str, scan: Scan, scanner: Geometry, output: Path) -> None:
     geometry = geometry_of(measured.projections, scanner)
     counting = geometry.counting
     planes = measured.planes(geometry)
-    if not planes[:, counting].any():
+    if not (planes.any(axis=0) & counting).any():
         problem = "holds nothing but zeros" if not planes.any() else "counts in gaps alone"
         raise InputError(scan.sinogram, problem, "give the prompts as measured")
     held, doubts = _prompts(planes, scan.sinogram)
