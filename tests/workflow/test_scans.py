@@ -81,7 +81,9 @@ def test_another_file_behind_a_header_is_imported(place):
     segments, _ = interfile.toy_segments([(-1, 1)], RINGS, VIEWS, BINS)
     for name in names.values():
         (place / name).mkdir()
-        interfile.write(place / name, segments, dtype="u2", **RING)
+        times = 3 if name == "scan" else 1  # prompts are more than randoms and scatter
+        counts = [(differences, times * array) for differences, array in segments]
+        interfile.write(place / name, counts, dtype="u2", **RING)
     files = {each: f"{name}/scan.hs" for each, name in names.items()}
     scans = {"full": {**files, "images": ["fbp"]}, "other": {**GOOD["toy"], "images": ["fbp"]}}
     result = called(place, scans)
