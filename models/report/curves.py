@@ -123,7 +123,7 @@ def calibration(metrics: Path, dose: float = 1.0) -> Figure:
         upper.text(0.04, 0.94, "intervals too wide", va="top", color="dimgrey", fontsize=9)
         upper.text(0.96, 0.04, "intervals too narrow", ha="right", color="dimgrey", fontsize=9)
         lower.set(xlim=(0, 1), xlabel="nominal level of the interval")
-        lower.set_ylim(bottom=0)
+    axes[1, 0].set_ylim(bottom=0)  # once all is drawn: that ends the fitting of the shared axis
     axes[0, 0].set_ylabel("part of the head's pixels inside it")
     axes[1, 0].set_ylabel("mean width in the head [activity]")
     handles = axes[0, 0].get_legend_handles_labels()

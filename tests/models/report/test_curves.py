@@ -32,7 +32,11 @@ def test_calibration_is_coverage_and_width_over_their_level(tmp_path):
         for model, off in (("LegoPET", 0), ("cDPM", -0.1))
         for reference, shift in (("osem", 0.1), ("truth", 0.0))
         for kind, more in (("coverage", 0), ("coverage_calibrated", 0.1), ("width_calibrated", 4))
-        for level, value in ((0.778, 0.6 + off + shift + more), (0.333, 0.2 + off + shift + more))
+        for level, value in (
+            # Much wider against the truth, whose axis is drawn last.
+            (0.778, 0.6 + off + shift + more * (5 if reference == "truth" and more > 1 else 1)),
+            (0.333, 0.2 + off + shift + more),
+        )
         for slice_off in (-0.05, 0.05)
     ]
     rows += [
@@ -53,11 +57,14 @@ def test_calibration_is_coverage_and_width_over_their_level(tmp_path):
         (osem_width, "LegoPET", [1.5, 3]),
         (truth_width, "LegoPET", [1.5, 3]),
         (osem_width, "LegoPET, calibrated", [4.3, 4.7]),
-        (truth_width, "cDPM, calibrated", [4.1, 4.5]),
+        (truth_width, "cDPM, calibrated", [4.1, 20.5]),
     ):
         points = lines_of(axis, label)[0].get_xydata()
         assert np.allclose(points, np.transpose([[0.333, 0.778], values])), label
     assert np.array_equal(lines_of(truth, "right")[0].get_xydata(), [[0, 0], [1, 1]])
+    for axis in (osem_width, truth_width):
+        assert axis.get_ylim()[0] == 0
+        assert axis.get_ylim()[1] > 20.6
     names = [name + part for name in ("LegoPET", "cDPM") for part in ("", ", calibrated")]
     assert legend_of(figure) == ["right", *names]
 
