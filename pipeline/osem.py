@@ -33,7 +33,7 @@ has no count is 0 from then on, so that with few counts and many subsets activit
 
 @dataclass(frozen=True)
 class OsemSettings:
-    """The configuration's ``osem``, or ``osem_input`` with its subsets.
+    """The configuration's ``osem``.
 
     Attributes
     ----------
@@ -41,13 +41,10 @@ class OsemSettings:
         Passes over all subsets.
     subsets : int
         Subsets of interleaved views; a divisor of the ring's views.
-    filter_mm : float
-        Full width at half maximum of a Gaussian filter afterwards; 0 for none.
     """
 
     iterations: int
     subsets: int
-    filter_mm: float = 0.0
 
 
 def osem(
@@ -97,6 +94,7 @@ def reconstruct(
     settings: OsemSettings,
     simulation: Simulation,
     projector: Projector,
+    filter_mm: float = 0.0,
 ) -> None:
     """Rule ``osem``: reconstruct a subject's slices.
 
@@ -107,6 +105,8 @@ def reconstruct(
         The attenuation and the resolution that were simulated are modelled here, and gaps.
     projector : Projector
         On the reconstruction grid, with the subsets of ``settings``.
+    filter_mm : float
+        Full width at half maximum of a Gaussian filter afterwards; 0 for none.
     """
     plain = ForwardModel(projector, simulation.psf_fwhm_mm)
     everything = not simulation.attenuation and projector.ring.counting.all()  # all factors are 1
@@ -117,7 +117,7 @@ def reconstruct(
         identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
         for part in _parts(len(identity["rotation"])):
             model = plain if everything else _with_factors(file, part, plain)
-            image = _image(file, part, model, settings)
+            image = _image(file, part, model, settings.iterations, filter_mm)
             scale = hdf5.finite(file["scale"], part)
             images.append(image / scale[:, None, None])
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
@@ -127,7 +127,7 @@ def reconstruct(
         {"osem": np.concatenate(images), **identity},
         hdf5.provenance(
             {
-                "osem": asdict(settings),
+                "osem": asdict(settings) | ({"filter_mm": filter_mm} if filter_mm else {}),
                 "simulation": asdict(simulation),
                 "scanner": asdict(projector.ring),
                 "grid": asdict(projector.grid),
@@ -172,7 +172,7 @@ def reconstruct_scan(
     images, explained = [], []
     for part in _parts(len(scan["factors"])):
         own = _with_factors(scan, part, model)
-        images.append(_image(scan, part, own, settings))
+        images.append(_image(scan, part, own, settings.iterations))
         explained.append(_explained(scan, part, own, images[-1]))
     return np.concatenate(images), list(_doubts(np.concatenate(explained), settings.subsets))
 
@@ -211,14 +211,16 @@ def _with_factors(file: h5py.File, part: slice, plain: ForwardModel) -> ForwardM
     return plain.times(_subsets(plain.projector, hdf5.finite(file["factors"], part)))
 
 
-def _image(file: h5py.File, part: slice, model: ForwardModel, settings: OsemSettings) -> np.ndarray:
+def _image(
+    file: h5py.File, part: slice, model: ForwardModel, iterations: int, filter_mm: float = 0.0
+) -> np.ndarray:
     """Images (slice, y, x) of some rows, in counts per mm."""
     prompts, background = (
         _subsets(model.projector, hdf5.finite(file[name], part))
         for name in ("prompts", "background")
     )
-    *_, image = osem(model, prompts, background, settings.iterations)
-    return model.projector.images(smoothed(image, settings.filter_mm, model.projector))
+    *_, image = osem(model, prompts, background, iterations)
+    return model.projector.images(smoothed(image, filter_mm, model.projector))
 
 
 def _subsets(projector: Projector, sinograms: np.ndarray) -> list[torch.Tensor]:

@@ -235,8 +235,8 @@ def test_the_rule_filters_as_asked(tmp_path, sparse, ring, grid, write_sinogram,
     path = write_sinogram(tmp_path / "sinogram.h5", projector.project(hundred), 10.0)
     images = []
     for filter_mm in (0.0, 15.0):
-        settings = OsemSettings(2, 16, filter_mm)
-        reconstruct(path, tmp_path / "osem.h5", settings, PLAIN, projector)
+        settings = OsemSettings(2, 16)
+        reconstruct(path, tmp_path / "osem.h5", settings, PLAIN, projector, filter_mm)
         images.append(hdf5.read(tmp_path / "osem.h5", OSEM)[0]["osem"])
     expected = projector.images(smoothed(projector.columns(images[0]), 15.0, projector))
     np.testing.assert_allclose(images[1], expected, rtol=1e-5, atol=1e-5)

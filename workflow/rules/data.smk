@@ -189,7 +189,8 @@ rule osem_input:
         scanner=config["scanner"],
         slices=config["slices"],
         simulation=simulated(config),
-        osem=config["osem"] | config["osem_input"],
+        osem=config["osem"] | {"iterations": config["osem_input"]["iterations"]},
+        filter_mm=config["osem_input"]["filter_mm"],
         projector=PROJECTOR,
         code=code_hash("osem.py"),
     script:

@@ -21,4 +21,5 @@ with job(snakemake):
             settings.subsets,
             snakemake.input.matrix,
         ),
+        snakemake.params.get("filter_mm", 0.0),
     )
