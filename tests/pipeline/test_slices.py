@@ -325,8 +325,8 @@ def test_left_is_at_high_x_and_anterior_at_low_y(written):
 
 def test_superior_slices_come_last(tmp_path):
     labels = np.zeros((40, 10, 10), np.uint8)
-    labels[20:] = WHITE
-    labels[35:] = GREY
+    labels[20:, 1:-1, 1:-1] = WHITE
+    labels[35:, 1:-1, 1:-1] = GREY
     facts = {"source": "test", "labels_sha256": "-", "voxel_mm": np.array([1.0, 1.0, 1.0])}
     hdf5.write(tmp_path / "labels.h5", LABELS, {"labels": labels}, hdf5.provenance({}, **facts))
     phantom(tmp_path / "labels.h5", tmp_path / "phantom.h5", "subject04", 1, NO_TEXTURE)
@@ -340,7 +340,7 @@ def test_superior_slices_come_last(tmp_path):
 
 def test_too_many_slices_are_refused_by_the_name_of_the_subject(tmp_path):
     labels = np.zeros((40, 10, 10), np.uint8)
-    labels[20:30] = WHITE
+    labels[20:30, 1:-1, 1:-1] = WHITE
     facts = {"source": "test", "labels_sha256": "-", "voxel_mm": np.array([1.0, 1.0, 1.0])}
     hdf5.write(tmp_path / "labels.h5", LABELS, {"labels": labels}, hdf5.provenance({}, **facts))
     phantom(tmp_path / "labels.h5", tmp_path / "phantom.h5", "subject04", 1, NO_TEXTURE)

@@ -88,7 +88,8 @@ SHAPE = (90, 100, 96)
 
 def fetch(output, subject, config):
     z, y, x = (np.arange(n) - (n - 1) / 2 for n in SHAPE)
-    radius = np.hypot(np.hypot(z[:, None, None] / 0.9, y[:, None]), x / 0.8)
+    wide = 0.7 + int(subject[-2:]) / 50  # no two subjects are the same
+    radius = np.hypot(np.hypot(z[:, None, None] / 0.9, y[:, None]), x / wide)
     labels = np.select([radius < 25, radius < 36, radius < 45], [3, 2, 6]).astype(np.uint8)
     write_labels(output, labels, (2.0, 2.0, 2.0), source="toy", origin="here", subject=subject)
 

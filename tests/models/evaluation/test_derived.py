@@ -29,7 +29,7 @@ def rows(model, grey, white, true_white, subject="subject41"):
             if np.isfinite(mean):
                 slice_ = {"subject": subject, "slice_index": n, "rotation": 0, "region": tissue}
                 origin = {"model": model, "method": model, "estimate": "single", **slice_}
-                origin |= {"conditioning": "", "sampler": ""}
+                origin |= {"conditioning": "", "sampler": "", "dose": 1.0}
                 yield {**origin, "metric": "mean", "reference": "", "value": mean}
                 error = {"metric": "mean_error", "reference": "truth", "value": mean - true}
                 yield {**origin, **error}

@@ -94,7 +94,8 @@ elif rule == "fbp":
     fbp.reconstruct(counts, folder / "fbp.h5", fbp.FbpSettings(**config["fbp"]), ring, grid)
 elif rule == "import_scan":
     names = ("sinogram", "randoms", "scatter", "factors")
-    scan = import_scan.Scan(**dict.fromkeys(names, str(folder / "scan.hs")), smoothed_randoms=9)
+    files = dict.fromkeys(names, str(folder / "part.hs")) | {"sinogram": str(folder / "scan.hs")}
+    scan = import_scan.Scan(**files, smoothed_randoms=9)
     import_scan.import_scan("scan", scan, ring, folder / "scan.h5")
 elif rule == "scan_osem":
     paths = [folder / name for name in ("scan.h5", "scan_osem.h5", "scan_osem.nii")]
@@ -176,6 +177,10 @@ def write_scan(folder: Path, config: dict) -> list[int]:
         "image scaling factor[1]": 2,
     }
     header = interfile.write(folder, segments, dtype="u2", **says)
+    # Of the same data a background that is less than the prompts, and factors.
+    fifth, count = re.subn(r"(image scaling factor\[1\] *:= *)2", r"\g<1>0.4", header.read_text())
+    assert count == 1
+    (folder / "part.hs").write_text(fifth)
     return [path.stat().st_size for path in files_of(header)]
 
 
