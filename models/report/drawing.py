@@ -21,8 +21,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 LINES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v")
 
 
-def save(figure: Figure, output: Path) -> None:
-    """Write a figure as PNG, 150 dots per inch: all of it or nothing.
+def save(figure: Figure, output: Path, dpi: float = 150) -> None:
+    """Write a figure as PNG, with so many dots per inch: all of it or nothing.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def save(figure: Figure, output: Path) -> None:
         If the file cannot be written.
     """
     with atomic_file(output) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=dpi)
 
 
 def style(n: int) -> dict[str, Any]:

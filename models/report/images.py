@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -106,14 +107,14 @@ def _read_example(
 ) -> _Example:
     with ExitStack() as stack:
         shard = stack.enter_context(hdf5.opened(path, SHARD))
-        row = _row_at(shard, position)
+        row = row_at(shard, position)
         images = {
             REFERENCE: hdf5.finite(shard["osem"], row),
             TRUTH: hdf5.finite(shard["activity"], row),
             "FBP": hdf5.finite(shard["fbp"], row),
         }
         for model, paths in reconstructions.items():
-            file = _reconstruction_of(stack, shard, model, paths)
+            file = reconstruction_of(stack, shard, model, paths)
             if "samples" in file:
                 images[title_of(model)] = hdf5.finite(file["samples"], (row, 0))
             else:
@@ -143,7 +144,7 @@ def _largest_error(
     """
     titles = models or ["FBP"]
     errors = [_squared_error(example, title, compared) for example in examples for title in titles]
-    return _top(errors)
+    return end_of_scale(errors)
 
 
 def _draw_example(
@@ -156,7 +157,7 @@ def _draw_example(
     """Fill pairs of rows: images above, their errors below; sinogram and slice come first."""
     figure = axes[0, 0].figure
     for axis in axes.flat:
-        _hide_frame(axis)
+        hide_frame(axis)
     pairs = np.stack([axes[::2].ravel(), axes[1::2].ravel()], axis=1)
     counted = pairs[0, 0].imshow(example.prompts, cmap="gray_r", aspect="auto", vmin=0)
     pairs[0, 0].set_title("sinogram", fontsize=10)
@@ -167,11 +168,11 @@ def _draw_example(
     shown: Any = None
     error: Any = None
     for (above, below), (title, image) in zip(pairs[1:], example.images.items(), strict=False):
-        shown = _draw_image(above, image, "gray_r", brightest)
+        shown = draw_image(above, image, "gray_r", brightest)
         above.set_title(title, fontsize=10)
         if title != compared.reference:
             squared = _squared_error(example, title, compared)
-            error = _draw_image(below, squared, "inferno", largest_error)
+            error = draw_image(below, squared, "inferno", largest_error)
             below.set_xlabel(_scores(example, title, compared), fontsize=9)
     for above, below in axes[:, -1].reshape(-1, 2):
         figure.colorbar(shown, ax=above, label="activity [a.u.]", extend="both")
@@ -242,7 +243,7 @@ def uncertainty(
     figure = Figure(figsize=(12.5, 2.9 * len(rows) + 1), layout="constrained")
     axes = figure.subplots(len(rows), len(rows[0].images), squeeze=False)
     for axis in axes.flat:
-        _hide_frame(axis)
+        hide_frame(axis)
     for axis, title in zip(axes[0], rows[0].images, strict=True):
         axis.set_title(title, fontsize=10)
     for line, row in zip(axes, rows, strict=True):
@@ -255,13 +256,13 @@ def uncertainty(
     images = np.array([list(row.images.values()) for row in rows])  # (row, column, y, x)
     groups = (  # columns that share a colour scale
         (slice(0, 2), "gray_r", "activity [a.u.]", float(images[:, 0].max())),
-        (slice(2, 3), "viridis", f"{DEVIATION} [a.u.]", _top(images[:, 2])),
-        (slice(3, 5), "inferno", "absolute error [a.u.]", _top(images[:, 3:])),
+        (slice(2, 3), "viridis", f"{DEVIATION} [a.u.]", end_of_scale(images[:, 2])),
+        (slice(3, 5), "inferno", "absolute error [a.u.]", end_of_scale(images[:, 3:])),
     )
     for columns, colours, label, largest in groups:
         group = axes[:, columns]
         for axis, image in zip(group.flat, np.concatenate(images[:, columns]), strict=True):
-            shown = _draw_image(axis, image, colours, largest)
+            shown = draw_image(axis, image, colours, largest)
         bar = {"location": "bottom", "aspect": 15 * group.shape[1]}  # all of one thickness
         figure.colorbar(shown, ax=group, label=label, extend="max", **bar)
     axes[0, 1].set_title(f"{model}: mean of {rows[0].samples} samples", fontsize=10)
@@ -271,8 +272,8 @@ def uncertainty(
 def _read_sampled(shard_path: Path, paths: Sequence[Path], model: str, position: float) -> _Sampled:
     with ExitStack() as stack:
         shard = stack.enter_context(hdf5.opened(shard_path, SHARD))
-        row = _row_at(shard, position)
-        file = _reconstruction_of(stack, shard, model, paths)
+        row = row_at(shard, position)
+        file = reconstruction_of(stack, shard, model, paths)
         if "std" not in file or "samples" not in file:
             remedy = "draw two samples or more, or leave this figure out"
             raise InputError(file.filename, "holds a single sample of a slice", remedy)
@@ -291,7 +292,7 @@ def _read_sampled(shard_path: Path, paths: Sequence[Path], model: str, position:
 # --- shared ------------------------------------------------------------------------------------
 
 
-def _row_at(shard: h5py.File, position: float) -> int:
+def row_at(shard: h5py.File, position: float) -> int:
     """Row of the unrotated slice at a position from 0 (lowest) to 1 (highest)."""
     unrotated = np.flatnonzero(shard["rotation"][()] == 0)
     in_order = unrotated[np.argsort(shard["slice_index"][()][unrotated])]
@@ -302,7 +303,7 @@ def _key(shard: h5py.File, row: int) -> SliceKey:
     return SliceKey(subject_of(shard), int(shard["rotation"][row]), int(shard["slice_index"][row]))
 
 
-def _reconstruction_of(
+def reconstruction_of(
     stack: ExitStack, shard: h5py.File, model: str, paths: Sequence[Path]
 ) -> h5py.File:
     """Open a model's file of the shard's subject, which must be of the same slices."""
@@ -318,22 +319,29 @@ def _reconstruction_of(
     return file
 
 
-def _top(images: ArrayLike) -> float:
+def end_of_scale(images: ArrayLike) -> float:
     """End of a colour scale: the 99.9th percentile; some pixels exceed it."""
     return max(float(np.percentile(np.asarray(images), 99.9)), 1e-12)
 
 
-def _hide_frame(axis: Axes) -> None:
+def hide_frame(axis: Axes) -> None:
     """Leave labels, which `Axes.set_axis_off` would hide too."""
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
 
 
-def _draw_image(axis: Axes, image: np.ndarray, colours: str, largest: float) -> Any:
-    """Show an image, (y, x) with row 0 anterior and column 0 the patient's right, from 0 up."""
-    shown = axis.imshow(image, cmap=colours, vmin=0, vmax=largest, origin="upper")
-    colour = "black" if colours == "gray_r" else "white"
+def draw_image(
+    axis: Axes, image: np.ndarray, colours: str | Colormap, largest: float, smallest: float = 0.0
+) -> Any:
+    """Show an image, (y, x) with row 0 anterior and column 0 the patient's right, and mark "L"."""
+    shown = axis.imshow(image, cmap=colours, vmin=smallest, vmax=largest, origin="upper")
     place = axis.transAxes
+    colour = readable_on(shown)
     axis.text(0.97, 0.5, "L", size=9, color=colour, ha="right", va="center", transform=place)
     return shown
+
+
+def readable_on(shown: Any) -> str:
+    """Give black or white, whichever can be read on the value 0 of a drawn image."""
+    return "black" if sum(shown.to_rgba(0.0)[:3]) > 1.5 else "white"
