@@ -14,6 +14,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/classical.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/tour.smk"
 include: "workflow/rules/scans.smk"
 
 

@@ -119,7 +119,7 @@ def calibrate(config: Config) -> int:
 
 
 def images(config: Config) -> int:
-    """Rules ``panel`` and ``uncertainty``: a few slices, with all samples, on a canvas of 30 MB."""
+    """Rules that draw a few slices: with all samples, on a canvas of 30 MB."""
     return asked(PLOTS_MB, 30e6)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from helpers.workflow import ROOT, SUBJECTS, snakemake, workplace
+from helpers.doses import DOSES
+from helpers.workflow import ROOT, SUBJECTS, snakemake
 from models.checkpoints import read_metadata
 from models.configuration import read_configuration
 from models.dataset import SliceKey
@@ -16,32 +16,10 @@ from pipeline.storage.kinds import SHARD
 
 pytestmark = pytest.mark.dag
 
-DOSES = {0.2: "dose_0.2/", 1.0: "", 0.05: "dose_0.05/"}
-SEEN = {"conditioning": ["line_integrals", "osem_input"]}
-OVERLAY = {
-    "name": "low",
-    "simulation": {"doses": list(DOSES)},
-    "training": {"target": "activity"},
-    "methods": {
-        "PnPNet": {"epochs": 2, **SEEN, "residual": True},
-        "LegoPET": {"epochs": 1, **SEEN, "residual": True},
-    },
-    "evaluation": {
-        "models": ["PnPNet", "LegoPET"],
-        "sweeps": {name: {"models": []} for name in ("epochs", "guidance", "samplers")},
-    },
-}
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder in which the workflow has run at several doses."""
-    place = workplace(tmp_path_factory.mktemp("doses"))
-    (place / "low.yaml").write_text(yaml.safe_dump(OVERLAY), encoding="utf-8")
-    files = ("--configfile", str(ROOT / "tests" / "tiny.yaml"), "low.yaml")
-    result = snakemake(place, "--cores", "2", *files, tiny=False)
-    assert result.returncode == 0, result.stdout[-4000:]
-    return place
+@pytest.fixture
+def folder(low_counts):
+    return low_counts
 
 
 def shard(folder, dose, subject="subject03"):

@@ -125,6 +125,9 @@ def test_every_figure_is_drawn(folder):
     drawn = {path.stem for path in (folder / "results" / "own" / "figures").iterdir()}
     bias = {"regional_bias", "calibration", "uncertainty"}
     assert drawn == {"panel", "training", "classical"} | bias
+    stops = {path.stem for path in (folder / "results" / "own" / "tour").iterdir()}
+    assert {"activity", "networks", "errors"} < stops
+    assert "labels" not in stops
 
 
 def test_the_record_has_the_hashes_and_not_the_folder(folder):

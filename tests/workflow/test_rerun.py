@@ -72,7 +72,7 @@ PLANE = of_scan("plane", "import_scan", "scan_fbp")
 def reconstructed(models: Iterable[str]) -> set[str]:
     """Reconstructions of some models, and all that follows from them."""
     sampled = set(models) & set(SAMPLING)
-    found = each("reconstruct", models, ["subject03"]) | OF_METRICS | {"panel"} | END
+    found = each("reconstruct", models, ["subject03"]) | OF_METRICS | {"panel", "tour_images"} | END
     return found | each("reconstruct", sampled, ["subject02"]) | each("calibrate", sampled)
 
 
@@ -85,10 +85,15 @@ def trained(models: Iterable[str]) -> set[str]:
     return found | {"training_curves"} | (BY_NETWORK if "PnPNet" in models else set())
 
 
-CLASSICAL = {"classical_settings", "classical_curves", "panel"} | OF_METRICS | END
+CLASSICAL = {"classical_settings", "classical_curves", "panel", "tour_images"} | OF_METRICS | END
 CLASSICAL |= each("classical", ("OSEM-filter", "MAP"), ["subject03"])
 SAMPLED = reconstructed(SAMPLING) | SWEPT | SWEEP_FIGURES | {"uncertainty"}
-SHARDED = each("shard", SUBJECTS) | {"preview shards subject03"} | trained(TRAINED) | CLASSICAL
+SHARDED = (
+    each("shard", SUBJECTS)
+    | {"preview shards subject03", "tour_data"}
+    | trained(TRAINED)
+    | CLASSICAL
+)
 FROM_OSEM = each("osem", SUBJECTS) | SHARDED
 DRAWN = each("fetch", SUBJECTS) | each("phantom", SUBJECTS) | each("slices", SUBJECTS) | PREVIEWS
 DRAWN |= each("sinogram", SUBJECTS) | each("fbp", SUBJECTS) | FROM_OSEM
@@ -148,6 +153,12 @@ CODE = {
         r"(def panel\()",
         r"\1changed=True, *,",
         {"panel"} | END,
+    ),
+    "code of the tour": (
+        "models/report/tour.py",
+        r"(def tour_data\()",
+        r"\1changed=True, *,",
+        {"tour_data"} | END,
     ),
     "code of Table 1": (
         "models/report/table1.py",
@@ -361,6 +372,19 @@ def test_another_test_subject_trains_nothing_again(copy):
     joined = {"join_metrics", "table1", "regional_bias", "calibration", *END}
     swept = {job for job in SWEPT if "epochs" in job} | {"epochs"}
     assert jobs - own == joined | swept | {"panel", "uncertainty"}
+
+
+def test_new_reconstructions_need_nothing_from_before_the_shards(copy, tmp_path):
+    """Whoever has deleted it need not make it again."""
+    stages = ("phantoms", "slices", "osem", "fbp")
+    for stage in stages:
+        (copy / "data" / "tiny" / stage).rename(tmp_path / stage)
+    try:
+        jobs = planned(copy, "--forcerun", "reconstruct")
+    finally:
+        for stage in stages:
+            (tmp_path / stage).rename(copy / "data" / "tiny" / stage)
+    assert jobs == reconstructed(EVALUATED) | {"uncertainty"}
 
 
 def test_another_seed_fetches_brainweb_no_second_time(copy, tmp_path):

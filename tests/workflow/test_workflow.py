@@ -31,6 +31,10 @@ FIGURES = (
     "guidance",
     "samplers",
 )
+TOUR = {
+    *("labels", "activity", "slices", "sinogram", "fbp", "osem"),
+    *("OSEM-filter", "MAP", "networks", "errors"),
+}
 pytestmark = pytest.mark.dag
 
 
@@ -67,7 +71,8 @@ def test_every_output_is_there(finished):
     ):
         assert (results / name).stat().st_size > 0, name
     assert {path.stem for path in (results / "figures").iterdir()} == set(FIGURES)
-    for path in (results / "figures").iterdir():
+    assert {path.stem for path in (results / "tour").iterdir()} == TOUR
+    for path in (*(results / "figures").iterdir(), *(results / "tour").iterdir()):
         assert path.read_bytes().startswith(b"\x89PNG"), path.name
     # Nobody asks for it.
     assert not list(results.glob("*/LegoPET-p05*"))
@@ -230,7 +235,7 @@ def test_nothing_is_left_to_do(finished):
 
 def test_the_report_shows_every_figure(report):
     text = report.read_text()
-    figures = [f"{figure}.png" for figure in FIGURES]
+    figures = [f"{figure}.png" for figure in FIGURES] + [f"tour/{stop}.png" for stop in TOUR]
     for name in (*figures, "table1.html", "previews/shards_subject03.png"):
         assert name in text
     assert "demonstration-sized networks" in text

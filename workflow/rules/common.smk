@@ -51,6 +51,8 @@ SWEEPS = config["evaluation"]["sweeps"]
 # Folders of the files of the doses that networks see; figures and sweeps are of the first.
 DOSES = doses_of(config)
 SHOWN = next(iter(DOSES))
+# Whose way through the pipeline is drawn.
+TOURED = next(name for name, subject in SUBJECTS.items() if subject.split == "test")
 # What figures compare with, and tables first.
 REFERENCE = catalogue.reference_of(config["training"]["target"])
 
@@ -301,6 +303,23 @@ def previews():
     )
 
 
+def tour(*parts):
+    """Pictures of a slice's way through the pipeline: of its data, or of its images."""
+    stops = {
+        "data": [
+            *(["labels"] if SOURCE.gives == LABELS else []),
+            *("activity", "slices", "sinogram"),
+        ],
+        "images": [
+            *("fbp", "osem"),
+            *(["osem_input"] if with_osem_input(config, SHOWN) else []),
+            *RECONSTRUCTED,
+            *("networks", "errors"),
+        ],
+    }
+    return [f"{RESULTS}/tour/{stop}.png" for part in parts for stop in stops[part]]
+
+
 def final_outputs():
     """What `rule all` asks for."""
     return [
@@ -310,4 +329,5 @@ def final_outputs():
         f"{RESULTS}/provenance.json",
         *expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
         *previews(),
+        *tour("data", "images"),
     ]

@@ -357,6 +357,7 @@ rule provenance:
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
         previews=previews(),
+        tour=tour("data", "images"),
     output:
         record=report(
             f"{RESULTS}/provenance.json",
