@@ -116,14 +116,15 @@ def identity(rotation):
 def write_slices():
     """Write activity and attenuation (slice, y, x) as a file of rule ``slices``."""
 
-    def write(path, activity, attenuation=None, rotation=None, **facts):
+    def write(path, activity, attenuation=None, rotation=None, oversampling=1, **facts):
         arrays = {
             "activity": activity.astype(np.float32),
             "attenuation": np.zeros_like(activity) if attenuation is None else attenuation,
-            "labels": np.zeros(activity.shape, np.uint8),
+            "labels": np.zeros_like(activity[:, ::oversampling, ::oversampling], np.uint8),
             **identity(np.zeros(len(activity)) if rotation is None else rotation),
         }
-        hdf5.write(path, SLICES, arrays, hdf5.provenance({}, oversampling=1, **{**FACTS, **facts}))
+        facts = FACTS | {"oversampling": oversampling} | facts
+        hdf5.write(path, SLICES, arrays, hdf5.provenance({}, **facts))
         return path
 
     return write
