@@ -4,6 +4,7 @@ python -m benchmarks.stages logs/paper
 """
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -11,15 +12,15 @@ import pandas as pd
 
 def stages(logs: Path) -> pd.DataFrame:
     """One row a rule: jobs, seconds (mean, longest, sum), CPU seconds and peak memory."""
+    files = defaultdict(list)
+    for path in sorted(logs.rglob("*.tsv")):
+        files[_rule(path.relative_to(logs))].append(path)
     rows = []
-    for folder in sorted(path for path in logs.iterdir() if path.is_dir()):
-        files = sorted(folder.glob("*.tsv"))
-        if not files:
-            continue
-        jobs = pd.concat([pd.read_csv(file, sep="\t") for file in files])
+    for rule, paths in sorted(files.items()):
+        jobs = pd.concat([pd.read_csv(path, sep="\t") for path in paths])
         rows.append(
             {
-                "rule": folder.name,
+                "rule": rule,
                 "jobs": len(jobs),
                 "mean_s": jobs["s"].mean(),
                 "longest_s": jobs["s"].max(),
@@ -30,6 +31,11 @@ def stages(logs: Path) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).round(1)
+
+
+def _rule(path: Path) -> str:
+    """Name the rule of a file ``<rule>/[<dose>/]...tsv`` or ``[<dose>/]<rule>.tsv``."""
+    return next(part for part in path.with_suffix("").parts if not part.startswith("dose_"))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,23 @@ def test_stages_summarises_a_rules_jobs(tmp_path):
     }
 
 
+def test_stages_finds_the_jobs_of_every_dose(tmp_path):
+    for name in (
+        "fbp/subject04.tsv",
+        "fbp/dose_0.05/subject04.tsv",
+        "classical_settings.tsv",
+        "dose_0.05/classical_settings.tsv",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("s\th:m:s\tmax_rss\tcpu_time\n2.0\t0:00:02\t100.0\t1.5\n")
+    found = stages(tmp_path)
+    assert dict(zip(found["rule"], found["jobs"], strict=True)) == {
+        "classical_settings": 2,
+        "fbp": 2,
+    }
+
+
 @pytest.mark.parametrize("name", settings()["methods"])
 def test_methods_are_measured(tmp_path, monkeypatch, name):
     monkeypatch.setattr(methods, "SETTINGS", settings(network__size=GAN_SIZE))
