@@ -4,16 +4,24 @@ Both reconstruct the same slices, in one process, taking turns; a ratio is the m
 of their times' ratio. How far an image is from the last one is the largest over the slices of
 relative Euclidean distances, the last being that of many more iterations.
 
-    python -m benchmarks.map [--slices 25] [--turns 3] [--threads 1] [--only demo paper]
+Where parallelproj can be imported, both methods also run, in the same turns, with its projector in
+place of the sparse one, on the first few of the slices: the same updates of the same data.
+
+    python -m benchmarks.map [--slices 25] [--few 2] [--turns 3] [--threads 1] [--only demo paper]
 """
 
 import argparse
-import statistics
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+
+# torch and parallelproj bring an OpenMP runtime each; idle threads of the one must not spin while
+# the other works. Has to be set before either is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
@@ -22,9 +30,10 @@ from scipy.ndimage import gaussian_filter
 from models.configuration import ROOT, read_configuration
 from pipeline.map import OSEM_ITERATIONS, PASSES, MapSettings, map_images
 from pipeline.osem import OsemSettings, osem
+from pipeline.tomography.backend import parallelproj_installed
 from pipeline.tomography.forward_model import ForwardModel
 from pipeline.tomography.geometry import Grid, grid_from
-from pipeline.tomography.projectors import SparseProjector
+from pipeline.tomography.projectors import ParallelprojProjector, Projector, SparseProjector
 from pipeline.tomography.scanners import scanner_from
 from pipeline.tomography.system_matrix import system_matrices
 
@@ -49,21 +58,62 @@ def heads(grid: Grid, slices: int) -> np.ndarray:
     return gaussian_filter(images, [0, *[3 / 2.355 / grid.pixel_mm] * 2]).astype(np.float32)
 
 
-def seconds(iterates: Callable[[], Iterable[object]]) -> float:
+class Case(NamedTuple):
+    """Counts of some slices, and how both methods reconstruct them.
+
+    ``prompts``, one tensor (lor, slice) a subset; ``scale``, counts per mm of an activity;
+    ``psf_fwhm_mm``; ``osem``, iterations; ``map``.
+    """
+
+    prompts: list[torch.Tensor]
+    scale: float
+    psf_fwhm_mm: float
+    osem: int
+    map: MapSettings
+
+    def first(self, slices: int) -> "Case":
+        """Give the same of the first slices alone."""
+        return self._replace(prompts=[part[:, :slices].contiguous() for part in self.prompts])
+
+    def osem_images(self, projector: Projector) -> Iterator[torch.Tensor]:
+        """Images (pixel, slice) of OSEM in counts per mm, after each iteration."""
+        model = ForwardModel(projector, self.psf_fwhm_mm)
+        return osem(model, self.prompts, self._background, self.osem)
+
+    def map_images(self, projector: Projector) -> Iterator[torch.Tensor]:
+        """Images (pixel, slice) of MAP in activity units, that to start from and all others."""
+        scales = [torch.full((1, self.prompts[0].shape[1]), self.scale)] * len(self.prompts)
+        model = ForwardModel(projector, self.psf_fwhm_mm, scales)
+        for found in map_images(model, self.prompts, self._background, self.map):
+            yield found.image
+
+    @property
+    def _background(self) -> list[torch.Tensor]:
+        return [torch.zeros_like(part) for part in self.prompts]
+
+    def ms(self, projector: Projector) -> tuple[float, float]:
+        """Milliseconds a slice that OSEM and MAP take."""
+        slices = self.prompts[0].shape[1]
+        both = self.osem_images, self.map_images
+        own, other = (seconds(each(projector)) / slices * 1e3 for each in both)
+        return own, other
+
+
+def seconds(iterates: Iterable[object]) -> float:
     """Time that all iterates take."""
     start = time.perf_counter()
-    deque(iterates(), maxlen=0)
+    deque(iterates, maxlen=0)
     return time.perf_counter() - start
 
 
-def compare(name: str, slices: int, turns: int) -> None:
+def compare(name: str, slices: int, few: int, turns: int) -> None:
     """Print times and distances of one configuration."""
     config = read_configuration(OVERLAYS[name])
     ring, grid = scanner_from(config["scanner"]), grid_from(config)
     settings, simulation = OsemSettings(**config["osem"]), config["simulation"]
     subsets, iterations = settings.subsets, config["classical"]["map_iterations"]
-    matrices = system_matrices(ring, grid, subsets)
-    projector = SparseProjector(ring, grid, *matrices, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    projector = SparseProjector(ring, grid, *system_matrices(ring, grid, subsets), cpu)
     columns = projector.columns(heads(grid, slices))
     trues = [projector.forward(columns, subset) for subset in range(subsets)]
     total = sum(float(part.sum()) for part in trues) / slices
@@ -71,21 +121,18 @@ def compare(name: str, slices: int, turns: int) -> None:
         scale = dose * simulation["prompts_per_slice"] / total
         noise = torch.Generator().manual_seed(1)
         prompts = [torch.poisson(scale * part, noise) for part in trues]
-        background = [torch.zeros_like(part) for part in trues]
-        plain = ForwardModel(projector, simulation["psf_fwhm_mm"])
-        model = plain.times([torch.full((1, slices), scale)] * subsets)
         prior = MapSettings(beta, 2.0, 0.1, iterations)
-        both = (
-            lambda m=plain, y=prompts, r=background: osem(m, y, r, settings.iterations),
-            lambda m=model, y=prompts, r=background, p=prior: map_images(m, y, r, p),
-        )
-        times = [[seconds(each) / slices * 1e3 for each in both] for _ in range(turns)]
-        own, other = (statistics.median(column) for column in zip(*times, strict=True))
-        ratio = statistics.median(b / a for a, b in times)
+        case = Case(prompts, scale, simulation["psf_fwhm_mm"], settings.iterations, prior)
+        contestants: dict[str, tuple[Projector, Case]] = {"sparse": (projector, case)}
+        if parallelproj_installed():
+            other = ParallelprojProjector(ring, grid, subsets, cpu)
+            contestants["parallelproj"] = other, case.first(few)
         print(f"{name}, {dose:.0%} of the counts, {slices} slices, beta {beta:g}")
-        print(f"  OSEM {settings.iterations} x {subsets}: {own:.1f} ms/slice")
-        print(f"  MAP, {iterations} iterations: {other:.1f} ms/slice, {ratio:.1f} times as long")
-        far = distances(model, prompts, background, replace(prior, iterations=MANY))
+        print(f"  OSEM {settings.iterations} x {subsets}; MAP, {iterations} iterations")
+        report([{k: c.ms(p) for k, (p, c) in contestants.items()} for _ in range(turns)])
+        if parallelproj_installed():
+            agreement(list(contestants.values()))
+        far = distances(case._replace(map=replace(prior, iterations=MANY)), projector)
         passes = [OSEM_ITERATIONS + 1 + PASSES * n for n in range(len(far))]
         close = next(n for n, value in zip(passes, far, strict=True) if value < CLOSE)
         print(
@@ -94,14 +141,31 @@ def compare(name: str, slices: int, turns: int) -> None:
         )
 
 
-def distances(
-    model: ForwardModel,
-    prompts: list[torch.Tensor],
-    background: list[torch.Tensor],
-    settings: MapSettings,
-) -> list[float]:
-    """How far each iteration's image is from the last one's."""
-    images = [found.image for found in map_images(model, prompts, background, settings)]
+def report(turns: list[dict[str, tuple[float, float]]]) -> None:
+    """Print times of OSEM and MAP with each projector, and ratios to the first one's."""
+    sparse = np.array([turn["sparse"] for turn in turns])
+    for name in turns[0]:
+        own = np.array([turn[name] for turn in turns])
+        osem_ms, map_ms = np.median(own, axis=0)
+        ratio = np.median(own[:, 1] / own[:, 0])
+        print(f"  {name}: OSEM {osem_ms:.1f}, MAP {map_ms:.1f} ms/slice, {ratio:.1f} times as long")
+        if name != "sparse":
+            osem_times, map_times = np.median(own / sparse, axis=0)
+            print(f"  sparse is {osem_times:.1f} and {map_times:.1f} times as fast")
+
+
+def agreement(contestants: Sequence[tuple[Projector, Case]]) -> None:
+    """Print how far the images of two projectors differ, the largest over the slices of both."""
+    for name, method in (("OSEM", Case.osem_images), ("MAP", Case.map_images)):
+        *_, full = method(contestants[0][1], contestants[0][0])
+        *_, part = method(contestants[1][1], contestants[1][0])
+        difference = (full[:, : part.shape[1]] - part).norm(dim=0) / part.norm(dim=0)
+        print(f"  {name}: images of the two projectors differ by {float(difference.max()):.1e}")
+
+
+def distances(case: Case, projector: Projector) -> list[float]:
+    """How far each iteration's image of MAP is from the last one's."""
+    images = list(case.map_images(projector))
     norm = images[-1].norm(dim=0)
     return [float(((image - images[-1]).norm(dim=0) / norm).max()) for image in images]
 
@@ -109,14 +173,16 @@ def distances(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slices", type=int, default=25)
+    parser.add_argument("--few", type=int, default=2, help="slices for parallelproj")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=OVERLAYS, default=list(OVERLAYS))
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for parallelproj, loaded later
     torch.set_num_threads(options.threads)
     print(f"{options.threads} threads, torch {torch.__version__}")
     for name in options.only:
-        compare(name, options.slices, options.turns)
+        compare(name, options.slices, options.few, options.turns)
 
 
 if __name__ == "__main__":
