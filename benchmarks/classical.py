@@ -36,7 +36,9 @@ def rows(
     results = Path("results") / name
     for part in parts:
         of = doses.folder(part)
-        settings = json.loads((results / f"{of}classical_settings.json").read_text("utf-8"))
+        settings = json.loads(
+            (results / f"{of}classical_settings.json").read_text(encoding="utf-8")
+        )
         truth = _images(Path("data") / name / f"shards/{of}{subject}.h5", SHARD, "activity")
         for method, text in CHOICE.items():
             path = results / f"reconstructions/{method}/{of}{subject}.h5"
