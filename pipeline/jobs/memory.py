@@ -179,9 +179,10 @@ def classical(config: Config, projector: str) -> int:
     data = data_of(config)
     count = min(OSEM_SLICES, data.slices)
     # As OSEM's, whose factors are always read, and again times the scale. Of each subset and slice
-    # sensitivities, and gradients of two images or one over the sensitivities; some more images.
+    # sensitivities, and gradients of three images: of the last, of one that was turned down, and of
+    # that in its place; some more images.
     held = 9 * data.slices * data.pixels + 20 * count * data.bins * 3
-    held += 12 * data.subsets * data.seen * count + 80 * count * data.pixels
+    held += 16 * data.subsets * data.seen * count + 80 * count * data.pixels
     return asked(TORCH_MB, held + (_loaded_matrix(config, 1) if projector == "sparse" else 0))
 
 
