@@ -49,7 +49,7 @@ $(REFERENCE)/.ready: benchmarks/requirements.txt
 	touch $@
 endif
 
-demo: $(READY) ## the whole workflow on five small heads, and its report
+demo: $(READY) ## the whole workflow on eight small heads, and its report
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml
 	$(BIN)/snakemake --cores 1 --configfile config/demo.yaml --report $(DEMO)/report.html
 	@echo

@@ -43,6 +43,8 @@ def load(name: str) -> "type[Method]":
 def build(name: str, network: "Network", settings: Mapping[str, Any]) -> "Method":
     """Make a method with fresh weights, its convolutions laid out for speed (channels last).
 
+    ``residual`` networks begin by giving zeros, so that the first image is what they see.
+
     Parameters
     ----------
     name : str
@@ -60,11 +62,15 @@ def build(name: str, network: "Network", settings: Mapping[str, Any]) -> "Method
     """
     import torch
 
+    from models.networks.initialise import begin_at_zero
+
     kind = load(name)
     if kind.samples != ("timesteps" in settings):
         raise TypeError(f"{name}: methods that sample have the setting timesteps, others do not")
     own = kind.Settings(**settings)
     method = kind(network, own)
     method.settings = own
+    if own.residual:  # the first image is the one that they see, which is nearly right
+        begin_at_zero(method.network)
     method.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method

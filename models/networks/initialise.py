@@ -1,4 +1,4 @@
-"""First weights of the adversarial networks."""
+"""First weights that differ from PyTorch's."""
 
 from torch import nn
 
@@ -13,3 +13,11 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, mean, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def begin_at_zero(network: nn.Module) -> None:
+    """Set a network's last convolution to zero: it begins by giving zeros, whatever it sees."""
+    kinds = nn.Conv2d | nn.ConvTranspose2d
+    convolutions = [module for module in network.modules() if isinstance(module, kinds)]
+    for parameter in convolutions[-1].parameters():
+        nn.init.zeros_(parameter)

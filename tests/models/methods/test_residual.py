@@ -6,7 +6,7 @@ import torch
 
 from helpers.small_models import GAN_SIZE, NETWORK, SAMPLING, SETTINGS
 from models.dataset import Batch, SliceKey
-from models.registry import METHODS, build
+from models.registry import METHODS, build, load
 
 SEEN = ["sinogram", "osem_input", "fbp"]
 KEYS = [SliceKey("subject04", 0, n) for n in (10, 11)]
@@ -58,3 +58,14 @@ def test_zeros_mean_the_image_itself(name, batch, monkeypatch):
 def test_zeros_of_the_range_of_diffusion_do_too():
     for name in ("cDPM", "LegoPET", "cGAN", "Pix2Pix"):
         assert method(name).middle == 0.5  # [-1, 1] and [0, 1] meet there
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not load(name).samples])
+def test_networks_begin_with_the_image_that_they_see(name, batch):
+    own = method(name, residual=True)
+    own.network.eval()
+    with torch.no_grad():
+        images = own.reconstruct(batch.inputs, KEYS, SAMPLING, 0)
+        other = method(name).reconstruct(batch.inputs, KEYS, SAMPLING, 0)
+    torch.testing.assert_close(images, batch.inputs[:, 1:2])
+    assert (other - batch.inputs[:, 1:2]).abs().max() > 0.1

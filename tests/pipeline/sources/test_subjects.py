@@ -81,7 +81,7 @@ def test_refuses_what_is_no_table(tmp_path, content):
     ("name", "sizes"),
     [
         ("subjects.tsv", {"train": 17, "validation": 1, "test": 2}),
-        ("subjects.demo.tsv", {"train": 3, "validation": 1, "test": 1}),
+        ("subjects.demo.tsv", {"train": 6, "validation": 1, "test": 1}),
     ],
 )
 def test_tables_of_the_repository(name, sizes):
