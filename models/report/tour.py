@@ -5,7 +5,7 @@ activity share one window.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +142,9 @@ def tour_data(
     return figures
 
 
-def tour_images(shard_path: Path, reconstructions: Mapping[str, Path]) -> dict[str, Figure]:
+def tour_images(
+    shard_path: Path, reconstructions: Mapping[str, Path], improving: Collection[str] = ()
+) -> dict[str, Figure]:
     """Draw the middle slice of a subject as reconstructed, and the errors against the truth.
 
     Parameters
@@ -151,12 +153,15 @@ def tour_images(shard_path: Path, reconstructions: Mapping[str, Path]) -> dict[s
         Of the counts that networks see.
     reconstructions : mapping of name to Path
         Of `pipeline.baselines.RECONSTRUCTED` and of models. Of several samples the mean is shown.
+    improving : collection of str
+        Models among them that see an image.
 
     Returns
     -------
     dict of str to Figure
         By stop: ``fbp``, ``osem``, ``osem_input`` if the shard has it, each baseline that has a
-        file, ``networks``, ``errors`` of all.
+        file, ``networks``, ``errors`` of all, ``compared``: the truth, baselines and ``improving``
+        models, if there are any.
 
     Raises
     ------
@@ -165,6 +170,7 @@ def tour_images(shard_path: Path, reconstructions: Mapping[str, Path]) -> dict[s
     """
     single: dict[str, np.ndarray] = {}
     networks: dict[str, np.ndarray] = {}
+    compared: dict[str, np.ndarray] = {}
     with ExitStack() as stack:
         shard = stack.enter_context(hdf5.opened(shard_path, SHARD))
         middle = _Middle.of(shard)
@@ -175,10 +181,13 @@ def tour_images(shard_path: Path, reconstructions: Mapping[str, Path]) -> dict[s
             file = reconstruction_of(stack, shard, name, [path])
             image = hdf5.finite(file["image"], middle.row)
             if name in RECONSTRUCTED:
-                single[name] = image
-            else:
-                samples = file["samples"].shape[1] if "samples" in file else 1
-                networks[f"{name}\nmean of {samples}" if samples > 1 else name] = image
+                single[name] = compared[TITLES[name]] = image
+                continue
+            samples = file["samples"].shape[1] if "samples" in file else 1
+            title = f"{name}\nmean of {samples}" if samples > 1 else name
+            networks[title] = image
+            if name in improving:
+                compared[title] = image
     look, pixel_mm = middle.window(), middle.pixel_mm
     titles = TITLES | ({"osem": f"{REFERENCE}\nof all counts"} if middle.counts else {})
     figures = {}
@@ -189,6 +198,9 @@ def tour_images(shard_path: Path, reconstructions: Mapping[str, Path]) -> dict[s
     figures["networks"] = _draw({TRUTH: middle.truth} | networks, look, pixel_mm, where)
     images = {titles[stop]: image for stop, image in single.items()} | networks
     figures["errors"] = _draw_errors(images, middle.truth, pixel_mm, where)
+    if improving:
+        rated = {f"{t}\n{_rmse(i - middle.truth)}": i for t, i in compared.items()}
+        figures["compared"] = _draw({TRUTH: middle.truth} | rated, look, pixel_mm, where)
     return figures
 
 
@@ -284,8 +296,9 @@ def _draw_errors(
     errors = {title: image - truth for title, image in images.items()}
     most = end_of_scale([np.abs(e) for title, e in errors.items() if title != TITLES["fbp"]])
     look = _Look("RdBu_r", -most, most, "image - truth [a.u.]")
-    titled = {
-        f"{title}\nRMSE {np.sqrt(np.square(error, dtype=np.float64).mean()):.1f} a.u.": error
-        for title, error in errors.items()
-    }
+    titled = {f"{title}\n{_rmse(error)}": error for title, error in errors.items()}
     return _draw(titled, look, pixel_mm, where)
+
+
+def _rmse(error: np.ndarray) -> str:
+    return f"RMSE {np.sqrt(np.square(error, dtype=np.float64).mean()):.1f} a.u."

@@ -19,7 +19,7 @@ from pipeline.baselines import RECONSTRUCTED
 from pipeline.tomography import backend
 from pipeline.jobs import memory
 from models import memory as model_memory
-from models.channels import CHANNELS
+from models.channels import CHANNELS, IMAGES
 from models.evaluation import catalogue
 from models.registry import METHODS
 from models.configuration import schema
@@ -44,6 +44,12 @@ except InputError as error:
 MODELS = models_of(config)
 EVALUATED = config["evaluation"]["models"]
 UNCERTAINTY = config["evaluation"]["uncertainty"]
+# Those that see an image.
+IMPROVING = [
+    name
+    for name in EVALUATED
+    if any(CHANNELS[s].scale == IMAGES for s in MODELS[name].settings["conditioning"])
+]
 # What has a file of reconstructions: baselines without a network, then models.
 COMPARED = [*RECONSTRUCTED, *EVALUATED]
 SWEEPS = config["evaluation"]["sweeps"]
@@ -315,6 +321,7 @@ def tour(*parts):
             *(["osem_input"] if with_osem_input(config, SHOWN) else []),
             *RECONSTRUCTED,
             *("networks", "errors"),
+            *(["compared"] if IMPROVING else []),
         ],
     }
     return [f"{RESULTS}/tour/{stop}.png" for part in parts for stop in stops[part]]

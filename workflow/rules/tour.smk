@@ -52,6 +52,7 @@ rule tour_images:
         mem_mb=model_memory.images(config),
     params:
         models=[*RECONSTRUCTED, *rows(EVALUATED)],
+        improving=IMPROVING,
         code=code_hash("tour_images.py"),
     script:
         "../scripts/tour_images.py"

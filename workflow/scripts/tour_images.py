@@ -7,7 +7,9 @@ from pipeline.jobs.job import job
 with job(snakemake):
     files = map(Path, snakemake.input.reconstructions)
     figures = tour_images(
-        Path(snakemake.input.shard), dict(zip(snakemake.params.models, files, strict=True))
+        Path(snakemake.input.shard),
+        dict(zip(snakemake.params.models, files, strict=True)),
+        snakemake.params.improving,
     )
     for output in map(Path, snakemake.output):
         save(figures[output.stem], output, dpi=100)
