@@ -1,11 +1,11 @@
-"""Peak memory of every job of the workflow, in four configurations of different sizes.
+"""Peak memory of every job of the workflow, in five configurations of different sizes.
 
-    python -m benchmarks.memory [--brainweb DIR] [--only small large mini paper]
+    python -m benchmarks.memory [--brainweb DIR] [--only small large mini paper physics]
 
 Prints the lines of ``tests/pipeline/jobs/measured_memory.csv``, with which `pipeline.jobs.memory`
 and `models.memory` are tested. Each configuration is one run of the workflow on three subjects, one
-job at a time, in few steps: what a job holds does not depend on their number. "mini" and "paper"
-take BrainWeb's own volumes.
+job at a time, in few steps: what a job holds does not depend on their number. "mini", "paper" and
+"physics" take BrainWeb's own volumes.
 
 What counts is what a cluster counts: of a job's process and its readers together, memory that they
 share once (PSS, sampled), or the process's own high-water mark, which misses nothing, if that is
@@ -87,16 +87,37 @@ LARGER: dict[str, Any] = {
     },
 }
 
+PHYSICS: dict[str, Any] = {
+    "name": "physics",
+    "scanner": {"radius_mm": 335.0, "gaps": [0], "first_end_point_deg": 0.0},
+    "simulation": {
+        "doses": [0.05],
+        "attenuation": True,
+        "psf_fwhm_mm": 4.5,
+        "background_fraction": 0.3,
+        "oversampling": 2,
+    },
+}
+"""Gaps as in config/scanners/mmr.yaml, and all else that is simulated, at a low dose."""
+
 CONFIGURATIONS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "small": ("tests/tiny.yaml", [{"name": "small"}]),
     "large": ("tests/tiny.yaml", [FEWER_MODELS, LARGER]),
     "mini": ("config/mini.yaml", [FEWER_MODELS, {"slices": {"rotations": 2}}]),
     "paper": ("config/config.yaml", []),
+    "physics": ("config/config.yaml", [PHYSICS]),
 }
 """Overlay on config/config.yaml, and what is changed in it besides `FEW_STEPS`."""
 
 
-TARGETS = {"paper": "data/paper/shards/subject04.h5"}
+TARGETS = {
+    "paper": ["data/paper/shards/subject04.h5"],
+    "physics": [
+        "data/physics/shards/dose_0.05/subject05.h5",
+        "results/physics/reconstructions/MAP/dose_0.05/subject05.h5",
+        "results/physics/reconstructions/OSEM-filter/dose_0.05/subject05.h5",
+    ],
+}
 """What is made in a configuration, if not all: networks of the paper's size need a GPU."""
 
 
@@ -129,7 +150,7 @@ def lay_out(folder: Path, name: str, brainweb: str = "") -> list[str]:
     table = "\n".join(["subject\tsplit\tlabels_sha256", *rows]) + "\n"
     (folder / "subjects.tsv").write_text(table, encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "overlay.yaml"]
-    return [*command, "--", TARGETS.get(name, "all")]
+    return [*command, "--", *TARGETS.get(name, ["all"])]
 
 
 def measure(folder: Path, name: str, brainweb: str) -> dict[str, float]:
