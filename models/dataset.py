@@ -26,9 +26,17 @@ class SliceKey(NamedTuple):
     subject: str
     rotation: int
     slice_index: int
+    draw: int = 0
+    """Which measurement of the slice, where there are several."""
 
     def __str__(self) -> str:
-        return f"{self.subject}, rotation {self.rotation}, slice {self.slice_index}"
+        draw = f", draw {self.draw}" if self.draw else ""
+        return f"{self.subject}, rotation {self.rotation}, slice {self.slice_index}{draw}"
+
+    @property
+    def words(self) -> tuple[str | int, ...]:
+        """What keys random draws; of the first measurement the slice alone."""
+        return tuple(self) if self.draw else tuple(self[:3])
 
 
 class Batch(NamedTuple):
@@ -215,11 +223,11 @@ class ShardSlices(Dataset[dict[str, Any]]):
             with hdf5.opened(path, SHARD) as file:
                 _check_shape(file, size, [channel.dataset for channel in self.channels])
                 doses.append(dose_of(file))
-                names = (hdf5.finite(file[name]) for name in ("rotation", "slice_index"))
-                rows = zip(*names, strict=True)
-                for row, (rotation, index) in enumerate(rows):
+                names = [n for n in SliceKey._fields[1:] if n in file]
+                rows = zip(*(hdf5.finite(file[name]).tolist() for name in names), strict=True)
+                for row, numbers in enumerate(rows):
                     self.positions.append((number, row))
-                    self.keys.append(SliceKey(subject_of(file), int(rotation), int(index)))
+                    self.keys.append(SliceKey(subject_of(file), *numbers))
         self.doses = len(set(doses))
         per_dose = len(self) // max(self.doses, 1)
         if self.keys != self.keys[:per_dose] * self.doses:

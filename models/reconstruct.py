@@ -17,7 +17,7 @@ from models.loader import batches, in_order
 from models.methods.base import check_finite
 from models.settings import FinalSampling, Settings
 from pipeline.storage import hdf5
-from pipeline.storage.kinds import DOSE, RECONSTRUCTION, SHARD
+from pipeline.storage.kinds import DOSE, RECONSTRUCTION, SHARD, identity_of
 from pipeline.tomography import agreement
 from pipeline.tomography.physics import Physics, dose_of, of_shard
 
@@ -177,15 +177,13 @@ def reconstruct(
     model, sampling = Reconstructor(weights, features, settings, threads), settings.sampling
     slices = model.slices([shard])
     stack = model.samples(slices, range(len(slices)), sampling)
-    arrays: dict[str, np.ndarray | h5py.Dataset] = {
-        "image": stack.mean(axis=1),
-        "rotation": np.array([key.rotation for key in slices.keys], dtype=np.uint8),
-        "slice_index": np.array([key.slice_index for key in slices.keys], dtype=np.int16),
-    }
+    arrays: dict[str, np.ndarray | h5py.Dataset] = {"image": stack.mean(axis=1)}
     if stack.shape[1] > 1:
         arrays |= {"std": stack.std(axis=1, ddof=1), "samples": stack}
     facts = {"subject": slices.keys[0].subject, **model.facts(sampling)}
     facts["doubts"] = "\n".join(model.doubts)
     with hdf5.opened(shard, SHARD) as file:
         facts[DOSE] = dose_of(file)
+        arrays |= identity_of(file)
+    del arrays["rotation_deg"]
     hdf5.write(output, RECONSTRUCTION, arrays, hdf5.provenance(model.used(), **facts))

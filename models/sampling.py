@@ -84,8 +84,9 @@ def sample(
     """Run the reverse process from pure noise.
 
     All noise of a sample, that of every step included, is drawn by an rng of its own, keyed by
-    (seed, subject, rotation, slice, number): it does not depend on the batch. At every step the
-    estimate of x_0 is kept inside the data's range, [-1, 1].
+    (seed, subject, rotation, slice, number), and by the measurement's draw if the slice has
+    several: it does not depend on the batch. At every step the estimate of x_0 is kept inside the
+    data's range, [-1, 1].
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ def sample(
         If the denoiser or the sampler gives pixels that are not finite: names sampler, step, slice.
     """
     scheduler, options = make_sampler(schedule, sampling)
-    draws = [keyed_rng(seed, "sample", *key, number) for key in keys]
+    draws = [keyed_rng(seed, "sample", *key.words, number) for key in keys]
     if sampling.sampler != "dpm-solver++":  # which draws nothing but its start
         options["generator"] = draws
     x = normal_like(like, draws)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -15,7 +15,7 @@ from pipeline.map import MapSettings, map_images
 from pipeline.osem import SLICES_AT_A_TIME, osem
 from pipeline.storage import hdf5
 from pipeline.storage.files import check_readable
-from pipeline.storage.kinds import DOSE, RECONSTRUCTION, SINOGRAM
+from pipeline.storage.kinds import DOSE, RECONSTRUCTION, SINOGRAM, identity_of
 from pipeline.storage.system_errors import unreadable
 from pipeline.tomography.forward_model import ForwardModel, Simulation, smoothed
 from pipeline.tomography.physics import dose_of
@@ -109,8 +109,10 @@ METHODS: dict[str, tuple[type, Callable[[Counts, Any], torch.Tensor]]] = {
 }
 """Settings of each method, and its images (pixel, slice) in activity units."""
 
-CHOSEN = "chosen"
-"""Of a method in the file of rule ``classical_settings``: its settings."""
+CHOSEN, CURVE = "chosen", "curve"
+"""Of a method in the file of rule ``classical_settings``: its settings, and all compared ones."""
+
+T = TypeVar("T")
 
 
 def read_settings(path: Path, name: str) -> Any:
@@ -121,11 +123,25 @@ def read_settings(path: Path, name: str) -> Any:
     InputError
         If the file is missing or damaged.
     """
+    return _read(path, name, lambda found: METHODS[name][0](**found[CHOSEN]))
+
+
+def compared_values(path: Path, name: str, setting: str) -> list[float]:
+    """Read the values of a method's setting that rule ``classical_settings`` compared, ascending.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    return _read(path, name, lambda found: sorted({float(one[setting]) for one in found[CURVE]}))
+
+
+def _read(path: Path, name: str, parse: Callable[[Any], T]) -> T:
     remedy = f"delete it and make it again: snakemake --cores all -- {path}"
     check_readable(path, "file of settings", remedy)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))[name][CHOSEN]
-        return METHODS[name][0](**found)
+        return parse(json.loads(path.read_text(encoding="utf-8"))[name])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"holds no settings of {name} ({error!r})"
         raise unreadable(path, error, problem, remedy) from error
@@ -158,7 +174,8 @@ def reconstruct(
     plain = ForwardModel(projector, simulation.psf_fwhm_mm)
     with hdf5.opened(sinogram, SINOGRAM) as file:
         check_bins(file, projector)
-        identity = {key: hdf5.finite(file[key]) for key in ("rotation", "slice_index")}
+        identity = identity_of(file)
+        del identity["rotation_deg"]
         for start in range(0, len(identity["rotation"]), SLICES_AT_A_TIME):
             counts = counts_of(file, np.s_[start : start + SLICES_AT_A_TIME], plain)
             images.append(projector.images(METHODS[name][1](counts, chosen)))

@@ -19,6 +19,7 @@ import torch
 from pipeline.baselines import MAP, OSEM_FILTER
 from pipeline.classical import (
     CHOSEN,
+    CURVE,
     Counts,
     FilterSettings,
     check_bins,
@@ -241,4 +242,4 @@ def _choice(
     log.info("%s: best of %d are %s, %.2f dB", name, len(settings), chosen, psnr_db[best])
     if at_end:
         log.warning("%s: %s is at an end of what was compared", name, ", ".join(at_end))
-    return {CHOSEN: chosen, "psnr_db": curve[best]["psnr_db"], "at_end": at_end, "curve": curve}
+    return {CHOSEN: chosen, "psnr_db": curve[best]["psnr_db"], "at_end": at_end, CURVE: curve}

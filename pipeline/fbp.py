@@ -11,7 +11,7 @@ import torch
 
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.kinds import FBP, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
+from pipeline.storage.kinds import FBP, SINOGRAM, SUBJECT_FACTS, identity_of
 from pipeline.tomography.geometry import Grid, field_of_view
 from pipeline.tomography.projectors import torch_csr
 from pipeline.tomography.scanners import Geometry
@@ -304,7 +304,7 @@ def reconstruct(
     with hdf5.opened(sinogram, SINOGRAM) as file:
         for name in ("prompts", "factors", "background"):
             hdf5.check_shape(file[name], (ring.views, ring.radial_bins))
-        identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
+        identity = identity_of(file)
         for rotation in np.unique(identity["rotation"]):
             rows = np.flatnonzero(identity["rotation"] == rotation)
             volume = np.s_[rows[0] : rows[-1] + 1]

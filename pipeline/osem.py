@@ -11,7 +11,7 @@ from torch.nn.functional import threshold
 
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.kinds import OSEM, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
+from pipeline.storage.kinds import OSEM, SINOGRAM, SUBJECT_FACTS, identity_of
 from pipeline.tomography.forward_model import ForwardModel, Simulation, smoothed
 from pipeline.tomography.projectors import Projector
 
@@ -114,7 +114,7 @@ def reconstruct(
     with hdf5.opened(sinogram, SINOGRAM) as file:
         for name in ("prompts", "factors", "background"):
             hdf5.check_shape(file[name], (projector.ring.views, projector.ring.radial_bins))
-        identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
+        identity = identity_of(file)
         for part in _parts(len(identity["rotation"])):
             model = plain if everything else _with_factors(file, part, plain)
             image = _image(file, part, model, settings.iterations, filter_mm)

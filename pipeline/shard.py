@@ -19,8 +19,12 @@ from pipeline.storage.kinds import (
     SLICE_IDENTITY,
     SLICES,
     SUBJECT_FACTS,
+    TWINS,
 )
 from pipeline.tomography.physics import counts_of
+
+IDENTITY = (*SLICE_IDENTITY, *TWINS)
+"""Datasets in which all files of a shard must agree, those that any of them has."""
 
 
 def build(
@@ -70,9 +74,9 @@ def build(
             **seen,
             "fbp": fbp_file["fbp"],
             "activity": activity,
-            **({"labels": slices_file["labels"]} if "labels" in slices_file else {}),
+            **{name: slices_file[name] for name in ("labels", "lesion") if name in slices_file},
             "scale": sinogram_file["scale"],
-            **{name: slices_file[name] for name in SLICE_IDENTITY},
+            **{name: slices_file[name] for name in IDENTITY if name in slices_file},
         }
         for array in arrays.values():
             for row in range(len(array)) if array.ndim > 1 else [()]:
@@ -111,7 +115,7 @@ def block_mean(images: np.ndarray, factor: int) -> np.ndarray:
 
 def _check_same_slices(slices_file: h5py.File, other: h5py.File) -> None:
     same_subject = all(slices_file.attrs[name] == other.attrs[name] for name in SUBJECT_FACTS)
-    if not (hdf5.same_slices(slices_file, other, SLICE_IDENTITY) and same_subject):
+    if not (hdf5.same_slices(slices_file, other, IDENTITY) and same_subject):
         raise InputError(
             other.filename,
             f"does not hold the slices of {slices_file.filename}",

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.kinds import SINOGRAM, SLICE_IDENTITY, SLICES, SUBJECT_FACTS
+from pipeline.storage.kinds import SINOGRAM, SLICES, SUBJECT_FACTS, identity_of
 from pipeline.tomography.forward_model import ForwardModel, Simulation
 from pipeline.tomography.physics import geometry_text
 from pipeline.tomography.projectors import Projector
@@ -73,7 +73,7 @@ def sinogram(slices: Path, output: Path, simulation: Simulation, projector: Proj
     projector : Projector
         On the simulation grid.
     """
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in SINOGRAM.datasets}
+    parts: dict[str, list[np.ndarray]] = {}
     with hdf5.opened(slices, SLICES) as file:
         for name in ("activity", "attenuation"):
             hdf5.check_shape(file[name], (projector.grid.size, projector.grid.size))
@@ -82,7 +82,7 @@ def sinogram(slices: Path, output: Path, simulation: Simulation, projector: Proj
             rows = np.flatnonzero(rotations == rotation)
             volume = np.s_[rows[0] : rows[-1] + 1]
             for name, array in _acquire(file, volume, simulation, projector).items():
-                parts[name].append(array)
+                parts.setdefault(name, []).append(array)
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
         oversampling = file.attrs["oversampling"]
     hdf5.write(
@@ -111,7 +111,7 @@ def _acquire(
     file: h5py.File, volume: slice, simulation: Simulation, projector: Projector
 ) -> dict[str, np.ndarray]:
     """Datasets of `SINOGRAM` for the slices ``volume`` of an open file of `SLICES`."""
-    identity = {name: hdf5.finite(file[name], volume) for name in SLICE_IDENTITY}
+    identity = identity_of(file, volume)
     shape = (len(identity["rotation"]), projector.ring.views, projector.ring.radial_bins)
     model = ForwardModel(projector, simulation.psf_fwhm_mm)
     columns = projector.columns(hdf5.finite(file["activity"], volume))

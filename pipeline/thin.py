@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.jobs.seeds import keyed_rng
 from pipeline.storage import hdf5
-from pipeline.storage.kinds import DOSE, SIMULATION_FACTS, SINOGRAM, SLICE_IDENTITY, SUBJECT_FACTS
+from pipeline.storage.kinds import DOSE, SIMULATION_FACTS, SINOGRAM, SUBJECT_FACTS, identity_of
 
 
 def thinned(
@@ -35,7 +35,7 @@ def thin(sinogram: Path, output: Path, dose: float) -> None:
         Part of the counts that is kept, in (0, 1).
     """
     with hdf5.opened(sinogram, SINOGRAM) as file:
-        identity = {name: hdf5.finite(file[name]) for name in SLICE_IDENTITY}
+        identity = identity_of(file)
         seed, subject = int(file.attrs["seed"]), file.attrs["subject"]
         names = zip(identity["rotation"], identity["slice_index"], strict=True)
         prompts = [

@@ -197,7 +197,7 @@ class Run:
         weight = self.order.weight(self.step)
         for part in self.parts:
             part.wrapped.train()
-        draws = [keyed_rng(self.seed, "step", self.step, *key) for key in batch.keys]
+        draws = [keyed_rng(self.seed, "step", self.step, *key.words) for key in batch.keys]
         objectives = self.method.training_step(self.method.relative(batch), draws)
         while (objective := self._next(objectives)) is not None:
             losses = objective.losses

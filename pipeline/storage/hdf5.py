@@ -296,16 +296,24 @@ def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
 
 
 def same_slices(
-    one: h5py.File, other: h5py.File, names: Iterable[str] = ("rotation", "slice_index")
+    one: h5py.File,
+    other: h5py.File,
+    names: Iterable[str] = ("rotation", "slice_index", "draw", "present"),
 ) -> bool:
     """Whether two open files hold the same slices, in the same order, by what names them.
+
+    What neither of them has is the same in both.
 
     Raises
     ------
     InputError
         If one of these datasets is damaged or not finite.
     """
-    return all(np.array_equal(finite(one[name]), finite(other[name])) for name in names)
+
+    def values(file: h5py.File, name: str) -> Any:
+        return finite(file[name]) if name in file else ()
+
+    return all(np.array_equal(values(one, name), values(other, name)) for name in names)
 
 
 def _mending(dataset: h5py.Dataset) -> tuple[str, str]:

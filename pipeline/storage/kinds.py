@@ -1,7 +1,12 @@
 """Every kind of HDF5 file that the pipeline writes: datasets, axes, units."""
 
 from dataclasses import replace
+from typing import Any
 
+import h5py
+import numpy as np
+
+from pipeline.storage import hdf5
 from pipeline.storage.hdf5 import Dataset, Kind
 
 LABELS = Kind(
@@ -51,6 +56,36 @@ SLICE_IDENTITY = {
 }
 """Datasets that tell which slice is which; every later file of a subject carries them."""
 
+TWINS = {
+    "draw": Dataset("uint16", ("slice",), "1", "number of the noise draw, from 0", optional=True),
+    "present": Dataset(
+        "uint8", ("slice",), "1", "whether the lesions are there: 0 or 1", optional=True
+    ),
+}
+"""Datasets that files of a subject's lesions have besides: each slice is there in many copies."""
+
+
+def identity_of(file: h5py.File, rows: Any = ()) -> dict[str, np.ndarray]:
+    """Read what tells which slice is which, of some rows of an open file of a subject.
+
+    Returns
+    -------
+    dict of arrays (slice,)
+        `SLICE_IDENTITY`, and `TWINS` of a file that has them.
+
+    Raises
+    ------
+    InputError
+        If a dataset is damaged or not finite.
+    """
+    names = [*SLICE_IDENTITY, *(name for name in TWINS if name in file)]
+    return {name: hdf5.finite(file[name], rows) for name in names}
+
+
+LESION_MASK = Dataset(
+    "uint8", ("slice", "y", "x"), "1", "number of the lesion, 0 beside it", optional=True
+)
+
 SUBJECT_FACTS = (
     "seed",
     "subject",
@@ -95,10 +130,33 @@ SLICES = Kind(
             "BrainWeb class at the pixel centre",
             optional=True,
         ),
+        "lesion": LESION_MASK,
         **SLICE_IDENTITY,
+        **TWINS,
     },
     attributes=(*SUBJECT_FACTS, "oversampling"),
 )
+
+LESION_SLICES = replace(
+    SLICES,
+    datasets={
+        **SLICES.datasets,
+        **{
+            f"lesion_{name}": Dataset(dtype, ("lesion",), units, text)
+            for name, dtype, units, text in (
+                ("rotation", "uint8", "1", "rotation that has it"),
+                ("slice_index", "int16", "1", "axial slice that has it in its middle"),
+                ("number", "uint8", "1", "its pixels in the mask, from 1 in each slice"),
+                ("tissue", "uint8", "class", "BrainWeb class at its centre"),
+                ("contrast", "float32", "1", "its activity over that of the same tissue"),
+                ("diameter_mm", "float32", "mm", "of the sphere"),
+                ("x_mm", "float32", "mm", "centre, to the patient's left of the axis"),
+                ("y_mm", "float32", "mm", "centre, posterior of the axis"),
+            )
+        },
+    },
+)
+"""The same kind as rule ``lesions`` writes it, with a table of the lesions."""
 
 SYSTEM_MATRIX = Kind(
     name="system_matrix",
@@ -141,6 +199,7 @@ SINOGRAM = Kind(
             "expected trues per unit of (attenuated) line integral of the activity",
         ),
         **SLICE_IDENTITY,
+        **TWINS,
     },
     attributes=(*SUBJECT_FACTS, *SIMULATION_FACTS),
 )
@@ -203,6 +262,7 @@ OSEM = Kind(
     datasets={
         "osem": Dataset("float32", ("slice", "y", "x"), "activity", "OSEM reconstruction"),
         **SLICE_IDENTITY,
+        **TWINS,
     },
     attributes=SUBJECT_FACTS,
 )
@@ -213,6 +273,7 @@ FBP = Kind(
     datasets={
         "fbp": Dataset("float32", ("slice", "y", "x"), "activity", "FBP reconstruction"),
         **SLICE_IDENTITY,
+        **TWINS,
     },
     attributes=SUBJECT_FACTS,
 )
@@ -243,7 +304,9 @@ SHARD = Kind(
             "BrainWeb class at the pixel centre",
             optional=True,
         ),
+        "lesion": LESION_MASK,
         **SLICE_IDENTITY,
+        **TWINS,
         "scale": Dataset(
             "float32",
             ("slice",),
@@ -276,5 +339,6 @@ RECONSTRUCTION = Kind(
         ),
         "rotation": SLICE_IDENTITY["rotation"],
         "slice_index": SLICE_IDENTITY["slice_index"],
+        **TWINS,
     },
 )

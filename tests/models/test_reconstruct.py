@@ -11,7 +11,7 @@ from models import checkpoints
 from models.reconstruct import Reconstructor, reconstruct
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
-from pipeline.storage.kinds import RECONSTRUCTION
+from pipeline.storage.kinds import RECONSTRUCTION, SHARD
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,31 @@ def test_samples_are_those_of_the_models_seed(study):
         assert model.facts(SAMPLING)["training_seed"] == 7
         assert model.facts(SAMPLING)["seed"] == other["seed"]
     assert not np.allclose(*found, atol=1e-2 * found[0].max())
+
+
+def test_twins_of_a_draw_have_the_noise_of_their_samples_in_common(study, tmp_path):
+    """Slice after slice twice without lesions and with them, of the same prompts."""
+    arrays, attributes = hdf5.read(study["shard"], SHARD)
+    copies = {name: values[[0, 0, 0, 0]] for name, values in arrays.items()}
+    copies |= {"draw": np.array([0, 0, 1, 1], np.uint16)}
+    copies |= {"present": np.array([0, 1, 0, 1], np.uint8)}
+    kept = ("schema_version", "kind", "rule")
+    facts = {name: value for name, value in attributes.items() if name not in kept}
+    hdf5.write(tmp_path / "twins.h5", SHARD, copies, facts)
+    weights, features = study["LegoPET"]
+    output = tmp_path / "r.h5"
+    own = job(study["config"], "LegoPET")
+    reconstruct(weights, tmp_path / "twins.h5", output, own, features, threads=1)
+    found, _ = hdf5.read(output, RECONSTRUCTION)
+    for name in ("rotation", "slice_index", "draw", "present"):
+        np.testing.assert_array_equal(found[name], copies[name])
+    images_ = found["image"]
+    tolerance = 1e-4 * images_.max()
+    assert np.allclose(images_[0], images_[1], atol=tolerance)
+    assert np.allclose(images_[2], images_[3], atol=tolerance)
+    assert not np.allclose(images_[0], images_[2], atol=100 * tolerance)
+    # The first draw's is the slice's own.
+    assert np.allclose(images_[0], images(study, "LegoPET", [0])[0, 0], atol=tolerance)
 
 
 def test_images_are_in_activity_units(study):

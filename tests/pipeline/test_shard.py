@@ -43,6 +43,8 @@ def write(folder, name, *, oversampling=1, arrays=(), **facts):
         "rotation": np.array([0, 0, 1, 1], np.uint8),
         "rotation_deg": np.array([0, 0, -7.5, -7.5], np.float32),
         "slice_index": np.array([10, 12, 10, 12], np.int16),
+        "draw": np.array([0, 1, 0, 1], np.uint16),
+        "present": np.array([0, 0, 1, 1], np.uint8),
     }
     facts = FACTS | OTHERS | {"oversampling": oversampling} | facts
     settings = {name: "settings"}
@@ -84,6 +86,9 @@ SOURCES = {
     "rotation": ("slices", "rotation"),
     "rotation_deg": ("slices", "rotation_deg"),
     "slice_index": ("slices", "slice_index"),
+    "lesion": ("slices", "lesion"),
+    "draw": ("slices", "draw"),
+    "present": ("slices", "present"),
 }
 """Where each dataset of a shard comes from: file and dataset."""
 
@@ -162,7 +167,10 @@ def test_truth_on_a_finer_grid_is_averaged(tmp_path, inputs, output, factor):
     fine = np.random.default_rng(0).random((SLICE, SIZE * factor, SIZE * factor), np.float32)
     labels = np.ones((SLICE, SIZE, SIZE), np.uint8)
     inputs["slices"] = write(
-        tmp_path, "slices", oversampling=factor, arrays={"activity": fine, "labels": labels}
+        tmp_path,
+        "slices",
+        oversampling=factor,
+        arrays={"activity": fine, "labels": labels, "lesion": labels},
     )
     found, _ = build(inputs, output)
     y, x = 5, 9
@@ -183,6 +191,8 @@ def test_truth_on_a_finer_grid_is_averaged(tmp_path, inputs, output, factor):
         {"arrays": {"slice_index": np.array([10, 12, 10, 13], np.int16)}},
         {"arrays": {"rotation_deg": np.array([0, 0, -7.5, -7.25], np.float32)}},
         {"arrays": {"rotation": np.zeros(4, np.uint8)}},
+        {"arrays": {"draw": np.zeros(4, np.uint16)}},
+        {"arrays": {"present": np.ones(4, np.uint8)}},
     ],
     ids=str,
 )
