@@ -15,6 +15,7 @@ include: "workflow/rules/classical.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tour.smk"
+include: "workflow/rules/lesions.smk"
 include: "workflow/rules/scans.smk"
 
 

@@ -4,8 +4,9 @@ As `pipeline.jobs.memory`, which see.
 """
 
 from models.network_sizes import size_of
+from pipeline.jobs import memory
 from pipeline.jobs.experiment import Model, models_of
-from pipeline.jobs.memory import SCAN_PLANES, TORCH_MB, Config, asked, data_of
+from pipeline.jobs.memory import SCAN_PLANES, TORCH_MB, Config, asked, data_of, largest_of
 
 PLOTS_MB, NETWORKS_MB = 350, 520
 """Python with figures of tables; with all that networks need. Measured on Linux, x86-64, in the
@@ -67,7 +68,7 @@ def _prediction(config: Config, model: Model, sampling: Config, count: int) -> f
 
 def reconstruct(config: Config, model: Model) -> int:
     """All slices of a subject."""
-    held = _prediction(config, model, config["sampling"], data_of(config).slices)
+    held = _prediction(config, model, config["sampling"], largest_of(config).slices)
     return asked(_libraries(config), held)
 
 
@@ -116,6 +117,27 @@ def calibrate(config: Config) -> int:
     held = 8 * CALIBRATING * data.slices * data.seen
     # Image, deviation and reference (4 each), their difference and score, labels.
     return asked(TORCH_MB, held + 24 * data.volume_slices * data.pixels)
+
+
+def lesion_metrics(config: Config, subjects: int) -> int:
+    """Copies of a slice by one model at a time, and what OSEM + filter has for a threshold."""
+    data, lesions = data_of(config), config["lesions"]
+    # Samples (4), means (4), and of those without lesions what is wrong (4 + 4); of one image in
+    # two all pixels of the brain, by slices, joined and sorted (4 each).
+    copies = 2 * lesions["draws"]
+    held = (4 * config["sampling"]["samples"] + 16) * copies * data.pixels
+    slices = config["slices"]["rotations"] * lesions["per_volume"]
+    held += 12 * subjects * slices * lesions["draws"] * data.seen
+    return asked(NETWORKS_MB, held)
+
+
+def lesion_curve(config: Config, projector: str) -> int:
+    """Images of the copies of a slice by all settings of OSEM's filter, or of MAP."""
+    settings = max(len(config["classical"][name]) for name in ("filter_mm", "betas"))
+    # By parts and joined, 4 each, and of one part as columns and images.
+    held = 16 * settings * 2 * config["lesions"]["draws"] * data_of(config).pixels
+    more = NETWORKS_MB - TORCH_MB + held / 1e6
+    return memory.classical(config, projector) + round(memory.MARGIN * more)
 
 
 def images(config: Config) -> int:

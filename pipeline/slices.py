@@ -14,14 +14,13 @@ import numpy as np
 from scipy.ndimage import affine_transform, convolve1d
 
 from pipeline.jobs.seeds import keyed_rng
+from pipeline.lesions import LesionSettings, labels_for, lesions_of, with_lesions
+from pipeline.sources.labels import GREY_MATTER, WHITE_MATTER
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import IMAGE_FACTS, PHANTOM, SLICES
 from pipeline.tomography.geometry import Grid, SliceSettings
 from pipeline.tomography.spacing import evenly_spaced
-
-GREY_MATTER, WHITE_MATTER = 2, 3
-"""BrainWeb classes that make up the brain."""
 
 HEAD_AREA = 0.05
 """Part of its largest section that a section of a head without labels must have.
@@ -249,6 +248,7 @@ def slices(
     settings: SliceSettings,
     oversampling: int,
     field_of_view_mm: float,
+    lesions: LesionSettings | None = None,
 ) -> None:
     """Rule ``slices``: write all rotations of a subject's slices, rotation by rotation.
 
@@ -260,11 +260,14 @@ def slices(
         reconstruction's; labels on the latter.
     field_of_view_mm : float
         Radius; see `pipeline.tomography.geometry.field_of_view_mm`.
+    lesions : LesionSettings, optional
+        Of the lesions that some slices are to have.
 
     Raises
     ------
     InputError
-        If the brain has fewer slices, or the head does not lie in the field of view.
+        If the brain has fewer slices, the head does not lie in the field of view, or there are
+        neither labels nor room for lesions.
     """
     grid = settings.grid
     fine = grid.finer(oversampling)
@@ -298,7 +301,11 @@ def slices(
                 [nearest(planes, voxel_mm[1:], grid, angle) for angle in angles]
             )
         attributes = hdf5.provenance(
-            {"slices": asdict(settings), "oversampling": oversampling},
+            {
+                "slices": asdict(settings),
+                "oversampling": oversampling,
+                **({"lesions": asdict(lesions)} if lesions else {}),
+            },
             seed=seed,
             oversampling=oversampling,
             pixel_mm=grid.pixel_mm,
@@ -313,4 +320,9 @@ def slices(
     arrays["rotation"] = np.repeat(np.arange(len(angles), dtype=np.uint8), count)
     arrays["rotation_deg"] = np.repeat(angles, count)
     arrays["slice_index"] = np.tile(chosen.astype(np.int16), len(angles))
+    if lesions:
+        shown = labels_for(lesions, arrays.get("labels"), subject)
+        for row, found in lesions_of(arrays, shown, grid, lesions, seed, subject):
+            changed = with_lesions(arrays["activity"][row], found, fine, settings.slice_mm)
+            arrays["activity"][row] = changed
     hdf5.write(output, SLICES, arrays, attributes)

@@ -147,7 +147,7 @@ def main_tables(records: pd.DataFrame, reference: str = OSEM) -> list[Table]:
     more = dict.fromkeys(titles[:1], PARAMETERS)
     more[PAPERS] = [*more.get(PAPERS, []), *PUBLISHED]
     return [
-        _to_read(title[0].upper() + title[1:] + at, of_dose, [*more.get(title, []), *columns])
+        to_read(title[0].upper() + title[1:] + at, of_dose, [*more.get(title, []), *columns])
         for at, of_dose in _by_dose(records)
         for title, columns in ((title, tables[title]) for title in titles)
         if of_dose[[column.name for column in columns]].notna().any(axis=None)
@@ -158,7 +158,7 @@ def difference_tables(records: pd.DataFrame) -> list[Table]:
     """Show the differences between rows: one table for each reference."""
     ours, first = "LegoPET minus others, image by image", {PAPERS: PUBLISHED}
     return [
-        _to_read(f"{ours}, {title}{at}", of_dose, [*first.get(title, []), *columns])
+        to_read(f"{ours}, {title}{at}", of_dose, [*first.get(title, []), *columns])
         for at, of_dose in _by_dose(records)
         for title, columns in _columns(compared()).items()
     ]
@@ -175,7 +175,11 @@ def dose_text(dose: float) -> str:
     return "" if dose == 1 else f", {100 * dose:g} % of the counts"
 
 
-def _to_read(title: str, records: pd.DataFrame, columns: Sequence[Column]) -> Table:
+def to_read(title: str, records: pd.DataFrame, columns: Sequence[Column]) -> Table:
+    """Bring records, each with ``row`` and the ``block`` that it belongs to, into a table.
+
+    A number with columns ``_low`` and ``_high`` is followed by these, one that is absent a dash.
+    """
     rows = [
         (record["block"], [record["row"], *(_cell(record, column) for column in columns)])
         for record in records.to_dict("records")

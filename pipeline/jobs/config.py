@@ -54,6 +54,7 @@ def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subjec
     source = facts(config["source"])
     _check_variants(config, schema)
     _check_geometry(config)
+    _check_lesions(config)
     subjects = read_subjects(Path(config["subjects"]))
     check_models(config, schema, subjects)
     source.check(subjects, config["subjects"])
@@ -241,3 +242,20 @@ def _check_geometry(config: Mapping[str, Any]) -> None:
             f"ask for at most {slices['volume_slices']}",
         )
     backend.resolve(config["projector"])
+
+
+def _check_lesions(config: Mapping[str, Any]) -> None:
+    """Contradictions within ``lesions``, and with the slices that there are."""
+    lesions, slices = config["lesions"], config["slices"]
+    if (wanted := lesions["per_volume"]) > slices["per_volume"]:
+        problem = f"is {wanted}, and a volume has {slices['per_volume']} slices"
+        remedy = f"give at most {slices['per_volume']}, or raise slices.per_volume"
+        raise InputError("lesions.per_volume", problem, remedy)
+    least, largest = lesions["diameter_mm"]
+    if least > largest:
+        problem = f"is {lesions['diameter_mm']}, the larger first"
+        raise InputError("lesions.diameter_mm", problem, f"give [{largest}, {least}]")
+    if lesions["training"] and not wanted:
+        problem = "is true, and lesions.per_volume is 0"
+        remedy = "set lesions.per_volume to the number of slices that have lesions, or it to false"
+        raise InputError("lesions.training", problem, remedy)

@@ -81,6 +81,13 @@ def data_of(config: Config) -> Data:
     )
 
 
+def largest_of(config: Config) -> Data:
+    """Count those of a subject's slices or, if these are more, of its lesions."""
+    data, lesions = data_of(config), config["lesions"]
+    copies = max(data.volume_slices, 2 * lesions["draws"] * lesions["per_volume"])
+    return data._replace(slices=config["slices"]["rotations"] * copies, volume_slices=copies)
+
+
 def entries(config: Config, oversampling: int) -> int:
     """Bound the non-zeros of one direction of the system matrix.
 
@@ -158,9 +165,28 @@ def thin(config: Config) -> int:
     return asked(PLAIN_MB, 17 * data.slices * data.bins)
 
 
+def lesions(config: Config) -> int:
+    """A subject's slices without and with lesions, in all copies."""
+    data, all_copies = data_of(config), largest_of(config).slices
+    # Activity and attenuation (4 + 4), labels and mask (1 + 1), by slices and joined; checks of 1.
+    # The labels of all slices.
+    held = all_copies * (17 * data.fine_pixels + 6 * data.pixels)
+    return asked(IMAGES_MB, held + 2 * data.slices * data.pixels)
+
+
+def lesion_sinogram(config: Config, projector: str) -> int:
+    """Prompts of a subject's slices without and with lesions."""
+    data, all_copies = data_of(config), largest_of(config).slices
+    # Prompts, factors and background, 4 each, by slices and joined; the check of 1. Of one slice
+    # means, ratios and counts of 8 each.
+    held = (25 * all_copies + 80) * data.bins + 40 * data.fine_pixels
+    matrix = _loaded_matrix(config, config["simulation"]["oversampling"])
+    return asked(TORCH_MB, held + (matrix if projector == "sparse" else 0))
+
+
 def osem(config: Config, projector: str) -> int:
     """OSEM images of a subject's slices."""
-    data = data_of(config)
+    data = largest_of(config)
     count = min(OSEM_SLICES, data.slices)
     counting = scanner_from(config["scanner"]).counting
     weighted = config["simulation"]["attenuation"] or not counting.all()
@@ -176,7 +202,7 @@ def osem(config: Config, projector: str) -> int:
 
 def classical(config: Config, projector: str) -> int:
     """Filtered OSEM or MAP images of a subject, or of the slices that settings are chosen by."""
-    data = data_of(config)
+    data = largest_of(config)
     count = min(OSEM_SLICES, data.slices)
     # As OSEM's, whose factors are always read, and again times the scale. Of each subset and slice
     # sensitivities, and gradients of three images: of the last, of one that was turned down, and of
@@ -193,7 +219,7 @@ def classical_curves(_config: Config) -> int:
 
 def fbp(config: Config) -> int:
     """FBP images of a subject's slices."""
-    data = data_of(config)
+    data = largest_of(config)
     entries = data.seen * data.views
     # The back projection has two entries of 4 + 4 for each pixel and view; positions (8), their
     # whole and broken parts (4 + 4) and a product (4) exist while it is made.
@@ -207,7 +233,7 @@ def fbp(config: Config) -> int:
 
 def shard(config: Config) -> int:
     """A subject's files as one: chunks are copied, unless the truth is averaged to the pixels."""
-    data = data_of(config)
+    data = largest_of(config)
     fine = 5 * data.slices * data.fine_pixels if data.fine_pixels > data.pixels else 0
     return asked(PLAIN_MB, fine + 5 * data.slices * data.pixels)
 

@@ -14,6 +14,9 @@ CLASSES = (
 )  # fmt: skip
 """Names of the classes; a label is an index into this tuple."""
 
+GREY_MATTER, WHITE_MATTER = CLASSES.index("GM"), CLASSES.index("WM")
+"""Classes that make up the brain."""
+
 
 def labels_sha256(labels: np.ndarray) -> str:
     """Return the SHA-256 of a uint8 label array: of its values in C order, nothing else."""

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from helpers.planes import NO_TEXTURE, SETTINGS, centres
 from pipeline.phantom import phantom
-from pipeline.slices import WHITE_MATTER, check_field_of_view, slices
+from pipeline.slices import check_field_of_view, slices
+from pipeline.sources.labels import WHITE_MATTER
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import LABELS

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import h5py
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.planes import NO_TEXTURE, SETTINGS, centres
+from pipeline.lesions import LesionSettings, lesions
 from pipeline.phantom import phantom
 from pipeline.shard import block_mean
 from pipeline.slices import (
@@ -281,11 +283,8 @@ def test_rotations_belong_to_seed_and_subject_and_fill_the_range():
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Slices with 1 and 2 simulation pixels a side, of a head with a piece of grey matter.
-
-    It is on the patient's left, anterior, and in the upper half.
-    """
+def volume(tmp_path_factory):
+    """A head with a piece of grey matter: on the patient's left, anterior, in the upper half."""
     folder = tmp_path_factory.mktemp("slices")
     labels = np.zeros((40, 100, 88), np.uint8)  # RAS
     labels[:, 10:90, 10:78] = 5
@@ -294,10 +293,18 @@ def written(tmp_path_factory):
     facts = {"source": "test", "labels_sha256": "-", "voxel_mm": np.array([1.0, 0.5, 0.5])}
     hdf5.write(folder / "labels.h5", LABELS, {"labels": labels}, hdf5.provenance({}, **facts))
     phantom(folder / "labels.h5", folder / "phantom.h5", "subject04", 1, NO_TEXTURE)
+    return folder / "phantom.h5"
+
+
+@pytest.fixture(scope="module")
+def written(volume):
+    """Its slices with 1 and 2 simulation pixels a side."""
+    found = {}
     for oversampling in (1, 2):
-        output = folder / f"slices{oversampling}.h5"
-        slices(folder / "phantom.h5", output, "subject04", 1, SETTINGS, oversampling, 30.0)
-    return {n: hdf5.read(folder / f"slices{n}.h5", SLICES) for n in (1, 2)}
+        output = volume.with_name(f"slices{oversampling}.h5")
+        slices(volume, output, "subject04", 1, SETTINGS, oversampling, 30.0)
+        found[oversampling] = hdf5.read(output, SLICES)
+    return found
 
 
 def test_slices_come_rotation_by_rotation(written):
@@ -375,6 +382,27 @@ def test_a_finer_simulation_grid_shows_the_same_slices(written):
         mean = block_mean(fine[name], 2)
         assert np.linalg.norm(mean - coarse[name]) < 0.05 * np.linalg.norm(coarse[name])
         assert mean.sum() == pytest.approx(coarse[name].sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize("oversampling", [1, 2])
+def test_lesions_are_in_some_slices_of_each_rotation_and_change_activity_alone(
+    volume, written, tmp_path, oversampling
+):
+    few = LesionSettings(per_volume=2, per_slice=1, diameter_mm=(6, 8), hot=1.5, cold=0.5)
+    slices(volume, tmp_path / "s.h5", "subject04", 1, SETTINGS, oversampling, 30.0, few)
+    plain, before = written[oversampling]
+    found, attributes = hdf5.read(tmp_path / "s.h5", SLICES)
+    assert found.keys() == plain.keys()
+    for name in found.keys() - {"activity"}:
+        np.testing.assert_array_equal(found[name], plain[name])
+    assert json.loads(attributes["config"])["lesions"]["per_volume"] == 2
+    assert "lesions" not in json.loads(before["config"])
+    changed = (found["activity"] != plain["activity"]).any(axis=(1, 2))
+    assert np.bincount(plain["rotation"][changed]).tolist() == [2, 2, 2]
+    # Those that a set of this subject's lesions would have.
+    lesions(volume.with_name(f"slices{oversampling}.h5"), tmp_path / "l.h5", few, 2)
+    twins, _ = hdf5.read(tmp_path / "l.h5", SLICES)
+    np.testing.assert_array_equal(found["activity"][changed], twins["activity"][1::4])
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))

@@ -98,6 +98,14 @@ FROM_OSEM = each("osem", SUBJECTS) | SHARDED
 DRAWN = each("fetch", SUBJECTS) | each("phantom", SUBJECTS) | each("slices", SUBJECTS) | PREVIEWS
 DRAWN |= each("sinogram", SUBJECTS) | each("fbp", SUBJECTS) | FROM_OSEM
 
+OF_LESIONS = {"osem lesions subject03", "fbp lesions subject03", "shard lesions subject03"}
+OF_LESIONS |= {"lesions subject03", "lesion_sinogram subject03"}
+OF_LESIONS |= each("classical", ("OSEM-filter", "MAP"), ["lesions"], ["subject03"])
+OF_LESIONS |= each("lesion_curve", ("OSEM-filter", "MAP"), ["subject03"])
+OF_LESIONS |= each("reconstruct", EVALUATED, ["lesions"], ["subject03"])
+OF_LESIONS |= {"lesion_metrics", "lesion_table", "lesion_figure"} | END
+FROM_SLICES = {f"{rule} subject01" for rule in ("slices", "sinogram", "osem", "fbp", "shard")}
+
 COMMENTED = '"""In other words."""\n# And a remark.\n'
 
 CODE = {
@@ -269,6 +277,12 @@ SETTINGS = {
         of_scan("again", "import_scan", "scan_fbp"),
     ),
     "classical: slices": ("classical={slices: 3}", CLASSICAL),
+    "lesions": ("lesions={per_volume: 1}", OF_LESIONS),
+    "lesions: none, of another kind": ("lesions={draws: 3, hot: 2, cold: 0}", set()),
+    "lesions: training": (
+        "lesions={per_volume: 1, training: true}",
+        OF_LESIONS | FROM_SLICES | trained(TRAINED),
+    ),
     "seed": ("seed=5", DRAWN),
 }
 """Changes of the configuration, and the jobs that run again."""

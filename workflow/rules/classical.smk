@@ -32,7 +32,7 @@ rule classical_settings:
 rule classical:
     input:
         sinogram=f"{DATA}/sinograms/{{of}}{{subject}}.h5",
-        settings=classical_settings("{of}"),
+        settings=lambda wildcards: classical_settings(dose_of(wildcards.of)),
         matrix=system_matrix("reconstruction"),
     output:
         f"{RESULTS}/reconstructions/{{classical}}/{{of}}{{subject}}.h5",

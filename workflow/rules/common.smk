@@ -59,6 +59,7 @@ DOSES = doses_of(config)
 SHOWN = next(iter(DOSES))
 # Whose way through the pipeline is drawn.
 TOURED = next(name for name, subject in SUBJECTS.items() if subject.split == "test")
+ALL_DOSES = {"": 1.0} | DOSES
 # What figures compare with, and tables first.
 REFERENCE = catalogue.reference_of(config["training"]["target"])
 
@@ -80,6 +81,8 @@ LOGS = f"logs/{config['name']}"
 
 
 LOWER = [of for of in DOSES if of]
+# Folder of what test subjects have with lesions, before that of the dose.
+LESIONS = "lesions/"
 
 
 def any_of(names):
@@ -94,8 +97,11 @@ wildcard_constraints:
     sweep=any_of(SWEEPS),
     scan=any_of(SCANS),
     # All counts, of which the reference is made in any case, or a dose.
-    of=f"({any_of(LOWER)})?",
+    dose=f"({any_of(LOWER)})?",
     lower=any_of(LOWER),
+    # A set of slices and a dose.
+    set=f"({LESIONS})?",
+    of=f"({LESIONS})?({any_of(LOWER)})?",
 
 
 def of_split(*splits):
@@ -110,9 +116,31 @@ def shards(*splits, doses=DOSES):
     )
 
 
+def set_of(of):
+    """Folder of the set of slices in that of a set and dose."""
+    return LESIONS if of.startswith(LESIONS) else ""
+
+
+def dose_of(of):
+    """Folder of the dose in that of a set and dose."""
+    return of.removeprefix(LESIONS)
+
+
+def spheres():
+    """Settings of the lesions of a volume."""
+    names = ("per_volume", "per_slice", "diameter_mm", "hot", "cold")
+    return {name: config["lesions"][name] for name in names}
+
+
+def spheres_of(subject):
+    """Settings of the lesions in a subject's own slices, which training subjects may have."""
+    training = SUBJECTS[subject].split == "train" and config["lesions"]["training"]
+    return spheres() if training else None
+
+
 def osem_input(wildcards):
     """OSEM image of what networks see, where a shard has it."""
-    if with_osem_input(config, wildcards.of):
+    if with_osem_input(config, dose_of(wildcards.of)):
         return f"{DATA}/osem_input/{wildcards.of}{wildcards.subject}.h5"
     return []
 
@@ -234,6 +262,47 @@ def metrics_of(split):
     )
 
 
+def lesion_files(stage, dose=""):
+    """Files of a stage of all test subjects with lesions, at a dose."""
+    return expand(
+        f"{DATA}/{stage}/{LESIONS}{{dose}}{{subject}}.h5",
+        dose=[dose],
+        subject=of_split("test"),
+    )
+
+
+def lesion_reconstructions(dose):
+    """Reconstructions of test subjects with lesions, model by model."""
+    return reconstructions(COMPARED, of_split("test"), [f"{LESIONS}{dose}"])
+
+
+def lesion_metrics():
+    """Tables of all lesions, one a dose."""
+    return expand(f"{RESULTS}/metrics/{{dose}}lesions.csv.gz", dose=DOSES)
+
+
+def lesion_curves():
+    """Tables of lesions over settings of what needs no network, method by method."""
+    return expand(
+        f"{RESULTS}/lesion_curves/{SHOWN}{{classical}}_{{subject}}.csv",
+        classical=RECONSTRUCTED,
+        subject=of_split("test"),
+    )
+
+
+def with_lesions():
+    """All that is made of lesions, and recorded: nothing without any."""
+    if not config["lesions"]["per_volume"]:
+        return []
+    return [
+        *(shard for dose in DOSES for shard in lesion_files("shards", dose)),
+        *(image for dose in DOSES for image in lesion_reconstructions(dose)),
+        *lesion_metrics(),
+        *lesion_curves(),
+        *expand(f"{RESULTS}/lesions.{{kind}}", kind=("csv", "md", "html")),
+    ]
+
+
 def training_logs():
     """Training logs of all models that anything asks for."""
     asked = {
@@ -296,6 +365,7 @@ def figures():
         "regional_bias",
         *(["calibration"] if config["sampling"]["samples"] > 1 else []),
         *(["uncertainty"] if UNCERTAINTY else []),
+        *(["lesions"] if config["lesions"]["per_volume"] else []),
         *(sweep for sweep, settings in SWEEPS.items() if settings["models"]),
     ]
 
@@ -334,6 +404,7 @@ def final_outputs():
         f"{RESULTS}/metrics.csv.gz",
         f"{RESULTS}/table1.html",
         f"{RESULTS}/provenance.json",
+        *with_lesions(),
         *expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
         *previews(),
         *tour("data", "images"),

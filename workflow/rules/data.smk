@@ -65,6 +65,7 @@ rule slices:
         field_of_view_mm=field_of_view_mm(
             scanner_from(config["scanner"]), grid_from(config)
         ),
+        lesions=lambda wildcards: spheres_of(wildcards.subject),
         code=code_hash("slices.py"),
     script:
         "../scripts/slices.py"
@@ -146,14 +147,14 @@ rule thin:
 
 rule osem:
     input:
-        sinogram=f"{DATA}/sinograms/{{subject}}.h5",
+        sinogram=f"{DATA}/sinograms/{{set}}{{subject}}.h5",
         matrix=system_matrix("reconstruction"),
     output:
-        f"{DATA}/osem/{{subject}}.h5",
+        f"{DATA}/osem/{{set}}{{subject}}.h5",
     log:
-        f"{LOGS}/osem/{{subject}}.log",
+        f"{LOGS}/osem/{{set}}{{subject}}.log",
     benchmark:
-        f"{LOGS}/osem/{{subject}}.tsv"
+        f"{LOGS}/osem/{{set}}{{subject}}.tsv"
     conda:
         "../envs/legopet.yaml"
     threads: 1
@@ -222,9 +223,9 @@ rule fbp:
 
 rule shard:
     input:
-        slices=f"{DATA}/slices/{{subject}}.h5",
+        slices=lambda wildcards: f"{DATA}/slices/{set_of(wildcards.of)}{wildcards.subject}.h5",
         sinogram=f"{DATA}/sinograms/{{of}}{{subject}}.h5",
-        osem=f"{DATA}/osem/{{subject}}.h5",
+        osem=lambda wildcards: f"{DATA}/osem/{set_of(wildcards.of)}{wildcards.subject}.h5",
         fbp=f"{DATA}/fbp/{{of}}{{subject}}.h5",
         osem_input=osem_input,
     output:

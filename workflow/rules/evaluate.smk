@@ -354,6 +354,7 @@ rule provenance:
         classical=[classical_settings(of) for of in DOSES],
         metrics=[f"{RESULTS}/metrics.csv.gz", *metrics_of("test")],
         tables=rules.table1.output,
+        lesions=with_lesions(),
         sweeps=[table for sweep in SWEEPS for table in sweep_tables(sweep)],
         figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=figures()),
         previews=previews(),

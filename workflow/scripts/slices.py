@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from pipeline.jobs.job import job
+from pipeline.lesions import LesionSettings
 from pipeline.slices import slices
 from pipeline.tomography.geometry import SliceSettings
 
@@ -13,4 +14,5 @@ with job(snakemake):
         SliceSettings(**snakemake.params.slices),
         snakemake.params.oversampling,
         snakemake.params.field_of_view_mm,
+        LesionSettings(**snakemake.params.lesions) if snakemake.params.lesions else None,
     )

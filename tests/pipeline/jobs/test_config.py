@@ -97,6 +97,41 @@ def test_limits_are_inclusive(values):
 
 # Bad ones
 
+
+@pytest.mark.parametrize(
+    ("values", "where", "problem", "remedy"),
+    [
+        (
+            {"lesions__per_volume": 56},
+            "lesions.per_volume",
+            "is 56, and a volume has 55 slices",
+            "give at most 55",
+        ),
+        (
+            {"lesions__diameter_mm": [14, 6]},
+            "lesions.diameter_mm",
+            "is [14, 6], the larger first",
+            "give [6, 14]",
+        ),
+        (
+            {"lesions__training": True},
+            "lesions.training",
+            "is true, and lesions.per_volume is 0",
+            "set lesions.per_volume",
+        ),
+        ({"lesions__hot": 1.0}, "lesions.hot", "is 1.0", "more than 1"),
+        ({"lesions__cold": 1.0}, "lesions.cold", "is 1.0", "less than 1"),
+        ({"lesions__draws": 1}, "lesions.draws", "is 1", "at least 2"),
+    ],
+)
+def test_contradictory_lesions_are_refused(values, where, problem, remedy):
+    check_refused(values, where, problem, remedy)
+
+
+def test_lesions_may_be_in_all_slices():
+    check(changed(lesions__per_volume=55, lesions__training=True), SCHEMA)
+
+
 MISSPELT = {
     "sede": ("sede", "seed"),
     "subjets": ("subjets", "subjects"),
