@@ -78,7 +78,6 @@ LARGER: dict[str, Any] = {
     "slices": {"size": 128, "pixel_mm": 2.5, "rotations": 1, "per_volume": 16},
     "scanner": {"blocks": 32, "pitch_mm": 5.0, "radial_trim": 64},
     "simulation": {"oversampling": 2},
-    "lesions": {"per_volume": 2, "draws": 5},
     "network": {"size": 128, "patch": 1, "width": 16, "multipliers": [1, 2, 4], "blocks": 2},
     "training": {"workers": 2},
     "methods": {

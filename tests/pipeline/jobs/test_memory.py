@@ -67,7 +67,8 @@ def test_each_job_asks_for_its_peak_and_little_more(tmp_path, name):
 RUN = """
 import sys, yaml
 from pathlib import Path
-from pipeline import fbp, import_scan, osem, scan_images, scan_report, sinogram
+from pipeline import fbp, import_scan, lesion_sinogram, lesions, osem, scan_images, scan_report
+from pipeline import sinogram
 from pipeline.jobs.doses import simulated
 from pipeline.tomography import projectors, system_matrix
 from pipeline.tomography.forward_model import Simulation
@@ -80,6 +81,7 @@ ring, grid = scanner_from(config["scanner"]), grid_from(config)
 settings, simulation = osem.OsemSettings(**config["osem"]), Simulation(**simulated(config))
 fine, subsets = grid.finer(simulation.oversampling), settings.subsets
 slices, counts = folder / "slices.h5", folder / "sinogram.h5"
+copies, twins = folder / "lesions.h5", folder / "twins.h5"
 if rule == "system_matrix":
     system_matrix.write(folder / "fine.h5", ring, fine, subsets)
 elif rule == "coarse":
@@ -87,11 +89,17 @@ elif rule == "coarse":
 elif rule == "sinogram":
     operator = projectors.load("sparse", ring, fine, subsets, folder / "fine.h5")
     sinogram.sinogram(slices, counts, simulation, operator)
+elif rule == "lesions":
+    draws, _ = config["lesions"].pop("draws"), config["lesions"].pop("training")
+    lesions.lesions(slices, copies, lesions.LesionSettings(**config["lesions"]), draws)
+elif rule == "lesion_sinogram":
+    operator = projectors.load("sparse", ring, fine, subsets, folder / "fine.h5")
+    lesion_sinogram.lesion_sinogram(copies, counts, twins, 1.0, simulation, operator)
 elif rule == "osem":
     operator = projectors.load("sparse", ring, grid, subsets, folder / "coarse.h5")
-    osem.reconstruct(counts, folder / "osem.h5", settings, simulation, operator)
+    osem.reconstruct(twins, folder / "osem.h5", settings, simulation, operator)
 elif rule == "fbp":
-    fbp.reconstruct(counts, folder / "fbp.h5", fbp.FbpSettings(**config["fbp"]), ring, grid)
+    fbp.reconstruct(twins, folder / "fbp.h5", fbp.FbpSettings(**config["fbp"]), ring, grid)
 elif rule == "import_scan":
     names = ("sinogram", "randoms", "scatter", "factors")
     files = dict.fromkeys(names, str(folder / "part.hs")) | {"sinogram": str(folder / "scan.hs")}
@@ -118,6 +126,7 @@ def between_the_measured_ones() -> dict:
     config["scanner"] |= {"blocks": 24, "pitch_mm": 6.5, "radial_trim": 48}
     config["simulation"] |= {"oversampling": 2}
     config["osem"] |= {"subsets": 6, "iterations": 1}
+    config["lesions"] |= {"per_volume": 3, "draws": 4}
     return config
 
 
@@ -130,12 +139,13 @@ def write_slices(path: Path, config: dict) -> None:
     arrays = {
         "activity": rng.uniform(0, 100, (count, fine, fine)).astype(np.float32),
         "attenuation": np.full((count, fine, fine), 0.1, np.float32),
-        "labels": np.ones((count, size, size), np.uint8),
+        "labels": np.tile(np.repeat(np.array([2, 3], np.uint8), size // 2), (count, size, 1)),
         "rotation": rotation,
         "rotation_deg": rotation.astype(np.float32),
         "slice_index": np.tile(np.arange(per_volume, dtype=np.int16), 3),
     }
     facts = dict.fromkeys(SUBJECT_FACTS, "x") | {"seed": 1, "subject": "subject04"}
+    facts |= {"pixel_mm": config["slices"]["pixel_mm"], "slice_mm": config["slices"]["slice_mm"]}
     facts |= {"oversampling": config["simulation"]["oversampling"]}
     hdf5.write(path, SLICES, arrays, hdf5.provenance({}, **facts))
 
@@ -148,6 +158,10 @@ def test_another_size_needs_no_more_than_it_asks_for(tmp_path):
         "system_matrix": memory.system_matrix(config, 2),
         "coarse": memory.system_matrix(config, 1),
         "sinogram": memory.sinogram(config, "sparse"),
+        # Which needs no PyTorch; here all import it.
+        "lesions": memory.lesions(config) + memory.MARGIN * (memory.TORCH_MB - memory.IMAGES_MB),
+        "lesion_sinogram": memory.lesion_sinogram(config, "sparse"),
+        # These of the lesions, of which there are more copies than slices.
         "osem": memory.osem(config, "sparse"),
         "fbp": memory.fbp(config),
     }
