@@ -68,7 +68,7 @@ rule lesion_metrics:
     params:
         models=COMPARED,
         smallest_mm=config["lesions"]["diameter_mm"][0],
-        code=code_hash("lesion_metrics.py", without=catalogue.__name__),
+        code=code_hash("lesion_metrics.py"),
     script:
         "../scripts/lesion_metrics.py"
 
@@ -97,7 +97,7 @@ rule lesion_curve:
         simulation=simulated(config),
         subsets=config["osem"]["subsets"],
         projector=PROJECTOR,
-        code=code_hash("lesion_curve.py", without=catalogue.__name__),
+        code=code_hash("lesion_curve.py"),
     script:
         "../scripts/lesion_curve.py"
 
@@ -123,7 +123,7 @@ rule lesion_table:
         mem_mb=model_memory.tables(config),
     params:
         rows=rows(EVALUATED),
-        code=code_hash("lesion_table.py", without=catalogue.__name__),
+        code=code_hash("lesion_table.py"),
     script:
         "../scripts/lesion_table.py"
 
@@ -149,6 +149,6 @@ rule lesion_figure:
     params:
         rows=rows(EVALUATED),
         classical=list(RECONSTRUCTED),
-        code=code_hash("lesion_figure.py", without=catalogue.__name__),
+        code=code_hash("lesion_figure.py"),
     script:
         "../scripts/lesion_figure.py"
