@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.doses import run_doses
 from helpers.workflow import SUBJECTS, cannot_be_offline, snakemake, workplace
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SINOGRAM, SLICES
@@ -180,12 +179,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.returncode == 0, result.stdout[-4000:]
     (folder / "after_fetch.log").write_text(result.stdout)
     return folder
-
-
-@pytest.fixture(scope="session")
-def low_counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the workflow has run at several doses."""
-    return run_doses(tmp_path_factory.mktemp("doses"))
 
 
 @pytest.fixture(scope="session")

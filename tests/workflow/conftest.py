@@ -10,7 +10,7 @@ from helpers.workflow import snakemake, workplace
 
 
 @pytest.fixture(scope="session")
-def low(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def low_counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the workflow has run at several doses."""
     place = workplace(tmp_path_factory.mktemp("doses"))
     (place / "low.yaml").write_text(yaml.safe_dump(OVERLAY), encoding="utf-8")

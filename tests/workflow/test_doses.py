@@ -18,9 +18,9 @@ pytestmark = pytest.mark.dag
 
 
 @pytest.fixture(scope="module")
-def folder(low):
+def folder(low_counts):
     """A folder in which the workflow has run at several doses."""
-    return low
+    return low_counts
 
 
 def shard(folder, dose, subject="subject03"):

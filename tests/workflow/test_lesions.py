@@ -35,13 +35,13 @@ def called(folder, *arguments, lesions=LESIONS, doses=(0.05,)):
 
 
 @pytest.fixture(scope="module")
-def folder(low):
+def folder(low_counts):
     """The experiment's folder, in which lesions have been measured, without another training."""
     for target in ("results/low/lesions.html", "results/low/figures/lesions.png"):
-        result = called(low, "--rerun-triggers", "mtime", target)
+        result = called(low_counts, "--rerun-triggers", "mtime", target)
         assert result.returncode == 0, result.stdout[-4000:]
         assert "rule train:" not in result.stdout
-    return low
+    return low_counts
 
 
 def test_every_file_of_the_set_has_the_same_copies(folder):
