@@ -9,6 +9,6 @@ BASELINES = ("FBP", "OSEM", *RECONSTRUCTED)
 """All, in the tables' order; the shards have the first two."""
 
 
-def title_of(name: str) -> str:
-    """Give the name to read of a baseline or any model."""
-    return RECONSTRUCTED.get(name, name)
+def title_of(name: str, lower: bool = False) -> str:
+    """Give the name to read of a baseline or any model, where others have all or lower counts."""
+    return "OSEM of all counts" if name == "OSEM" and lower else RECONSTRUCTED.get(name, name)

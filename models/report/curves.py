@@ -186,7 +186,7 @@ def regional_bias(metrics: Path, models: Sequence[str], dose: float = 1.0) -> Fi
     _draw_recoveries(axes[2], table, names)
     axes[2].set_title("grey to white matter, ratio of means", fontsize=10)
     axes[2].set_xlabel("contrast recovery [1]")
-    axes[0].set_yticks(range(len(names)), map(title_of, names))
+    axes[0].set_yticks(range(len(names)), [title_of(name, dose < 1) for name in names])
     axes[0].invert_yaxis()  # shared: once is enough
     _say_dose(figure, dose)
     return figure

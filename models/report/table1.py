@@ -100,10 +100,8 @@ class Row:
     @property
     def label(self) -> str:
         """Name to read."""
-        if self.name == "OSEM" and self.lower:
-            return "OSEM of all counts"
         mean = f", mean of {self.samples}" if self.estimate == "mean" else ""
-        return title_of(self.name) + mean
+        return title_of(self.name, self.lower) + mean
 
     @property
     def published(self) -> Published:
