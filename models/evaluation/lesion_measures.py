@@ -4,6 +4,8 @@ Arrays of images of one slice begin with the axes (draw, twin): noise draws, and
 and with its lesions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
@@ -85,6 +87,8 @@ def false_structure(
     return np.abs(wrong)
 
 
-def threshold_of(values: np.ndarray) -> float:
-    """Smallest of the values that at most the part `EXCEEDED` of them is above."""
-    return float(np.quantile(values, 1 - EXCEEDED, method="inverted_cdf"))
+def threshold_of(slices: Sequence[np.ndarray]) -> float:
+    """Smallest of the values that at most the part `EXCEEDED` is above, in the mean over slices."""
+    values = np.concatenate([part.ravel() for part in slices])
+    weights = np.concatenate([np.full(part.size, 1 / part.size) for part in slices])
+    return float(np.quantile(values, 1 - EXCEEDED, weights=weights, method="inverted_cdf"))

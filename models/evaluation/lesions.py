@@ -224,8 +224,9 @@ def lesion_metrics(
             healthy = images[:, 0].astype(np.float32)
             return false_structure(healthy, of.truth[0], smallest_mm, pixel_mm)[:, of.brain]
 
-        filtered = (wrong(images, of) for images, of, _ in _images(files[OSEM_FILTER], subjects))
-        threshold = threshold_of(np.concatenate([part.ravel() for part in filtered]))
+        threshold = threshold_of(
+            [wrong(images, of) for images, of, _ in _images(files[OSEM_FILTER], subjects)]
+        )
         records = [
             record
             for model, found in files.items()

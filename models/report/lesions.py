@@ -37,7 +37,7 @@ over lesions. Noise: standard deviation over noise draws without lesions, root m
 pixels and lesions, over the mean true activity in the discs. False structure: part of grey and \
 white matter, without lesions, in which the image differs from the truth by more than a threshold, \
 both smoothed to the smallest lesion's size; the threshold is what OSEM + filter exceeds in \
-{exceeded:g} % of these pixels ({thresholds}). Rows of several seeds are their mean. Intervals: \
+{exceeded:g} % of the mean slice ({thresholds}). Rows of several seeds are their mean. Intervals: \
 percentile bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects.\
 """
 

@@ -113,7 +113,7 @@ def test_tables_to_read_say_what_they_show(tables):
     ]
     assert "24 lesions in 6 slices of 2 subjects" in text
     assert "7.0 to 13.0 mm diameter, small ones below 10.0 mm" in text
-    assert "exceeds in 1 % of these pixels (12.5 a.u. at 5 % of the counts, 12.5 a.u.)" in text
+    assert "exceeds in 1 % of the mean slice (12.5 a.u. at 5 % of the counts, 12.5 a.u.)" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| MAP | 0.60")][:1]
     assert row.endswith("| 8.0 [8.0, 8.0] |")
 
