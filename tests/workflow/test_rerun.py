@@ -146,6 +146,7 @@ CODE = {
         r'"contrast recovery"',
         '"recovered contrast"',
         {"table1", "regional_bias", "calibration", "panel", "uncertainty", "training_curves"}
+        | {"tour_images"}
         | SWEEP_FIGURES
         | END,
     ),

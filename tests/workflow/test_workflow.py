@@ -33,7 +33,7 @@ FIGURES = (
 )
 TOUR = {
     *("labels", "activity", "slices", "sinogram", "fbp", "osem"),
-    *("OSEM-filter", "MAP", "networks", "errors"),
+    *("OSEM-filter", "MAP", "networks", "errors", "compared"),
 }
 pytestmark = pytest.mark.dag
 

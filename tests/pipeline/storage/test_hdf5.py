@@ -236,10 +236,9 @@ def test_truncated_files_are_refused(tmp_path, good, fraction):
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_flipped_byte_of_a_chunk_is_refused(tmp_path, good, data):
-    """Or it is one of the bits that fill up gzip's last byte, which mean nothing."""
+    """Those too that gzip's own checksum does not see, as of a table of codes."""
     path = tmp_path / "toy.h5"
     path.write_bytes(good)
-    before, _ = hdf5.read(path, KIND)
     with h5py.File(path) as file:
         name = data.draw(st.sampled_from(sorted(KIND.datasets)))
         chunk = file[name].id.get_chunk_info(
@@ -249,21 +248,7 @@ def test_any_flipped_byte_of_a_chunk_is_refused(tmp_path, good, data):
     at = chunk.byte_offset + data.draw(st.integers(0, chunk.size - 1))
     damaged[at] ^= data.draw(st.integers(1, 255))
     path.write_bytes(damaged)
-    last_of_stream = chunk.size - 5  # before Adler's checksum, of 4 bytes
-    if at - chunk.byte_offset == last_of_stream and np.array_equal(
-        values_of(path, name), before[name]
-    ):
-        return
     assert f"dataset '/{name}' is damaged" in refusal(path)
-
-
-def values_of(path, name):
-    """Values of a dataset, or nothing where it cannot be read."""
-    with h5py.File(path) as file:
-        try:
-            return file[name][()]
-        except OSError:
-            return None
 
 
 def test_flipped_bytes_outside_the_attributes_never_change_a_value(tmp_path, good):
