@@ -6,7 +6,6 @@ has ``contrast`` times that tissue's activity, and hot ones are nowhere colder t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,6 @@ from pipeline.storage.kinds import (
     SUBJECT_FACTS,
 )
 from pipeline.tomography.geometry import Grid
-from pipeline.tomography.spacing import evenly_spaced
 
 IN_BRAIN = 0.75
 """Part of a lesion's disc that lies in grey and white matter, at least."""
@@ -127,8 +125,10 @@ def place(
 ) -> list[Lesion] | None:
     """Draw the lesions of a slice, by turns hot and cold, in grey and white matter.
 
-    Each is centred on a pixel of its tissue, with at least `IN_BRAIN` of its disc in grey and white
-    matter, and discs are `margin_mm` apart.
+    A hot one and the cold one beside it in the order have one diameter, so that neither kind is
+    larger; those of a kind are by turns in one tissue and the other. Each is centred on a pixel of
+    its tissue, with at least `IN_BRAIN` of its disc in grey and white matter, and discs are
+    `margin_mm` apart.
 
     Parameters
     ----------
@@ -142,13 +142,15 @@ def place(
     """
     brain = np.isin(labels, (GREY_MATTER, WHITE_MATTER)).astype(np.float32)
     y_mm, x_mm = np.meshgrid(grid.centres_mm, grid.centres_mm, indexing="ij")
-    kinds = list(product((GREY_MATTER, WHITE_MATTER), (settings.hot, settings.cold)))
-    order = rng.permutation(len(kinds))
+    contrasts = rng.permutation([settings.hot, settings.cold])
+    tissues = rng.permuted([[GREY_MATTER, WHITE_MATTER]] * 2, axis=1)
     least, largest = settings.diameter_mm
-    diameters_mm = rng.uniform(least, largest, settings.per_slice)
+    diameters_mm = rng.uniform(least, largest, -(-settings.per_slice // 2))
     lesions: list[Lesion] = []
-    for number, diameter_mm in enumerate(diameters_mm.tolist(), start=1):
-        tissue, contrast = kinds[order[(number - 1) % len(kinds)]]
+    for number in range(1, settings.per_slice + 1):
+        pair, kind = divmod(number - 1, 2)
+        diameter_mm, contrast = float(diameters_mm[pair]), float(contrasts[kind])
+        tissue = int(tissues[kind, pair % 2])
         disc = _disc(diameter_mm, grid.pixel_mm)
         free = (labels == tissue) & (convolve(brain, disc, mode="constant") >= IN_BRAIN)
         for other in lesions:
@@ -180,7 +182,8 @@ def lesions_of(
 ) -> Iterator[tuple[int, list[Lesion]]]:
     """Draw the lesions of a subject: in some slices of each rotation, spread evenly.
 
-    Where they are belongs to the slice alone. Of a volume those slices are taken that have room.
+    Where they are belongs to the slice alone. Of a volume those slices are taken that have room, of
+    each rotation others: as many anatomical slices as can be.
 
     Parameters
     ----------
@@ -200,7 +203,8 @@ def lesions_of(
         If too few slices have room.
     """
     rotations = identity["rotation"]
-    for rotation in np.unique(rotations):
+    turns = np.unique(rotations)
+    for turn, rotation in enumerate(turns):
         found = []
         for row in np.flatnonzero(rotations == rotation).tolist():
             key = int(rotation), int(identity["slice_index"][row])
@@ -215,7 +219,8 @@ def lesions_of(
                 "ask for fewer slices, for fewer lesions in each (per_slice), or for smaller ones "
                 "(diameter_mm)",
             )
-        for n in evenly_spaced(0, len(found) - 1, settings.per_volume).tolist():
+        parts = np.arange(settings.per_volume) + (turn + 0.5) / len(turns)
+        for n in (parts * (len(found) / settings.per_volume)).astype(int).tolist():
             yield found[n]
 
 

@@ -27,7 +27,8 @@ reconstruction of {prompts}, or the noise-free truth{target}. {explained}\
 OSEM + filter (a Gaussian) and MAP (relative difference prior) have the settings that came \
 closest to the truth, by PSNR, on the validation split. \
 "As in the paper": networks that see the sinogram alone, one pass or one posterior sample. \
-"Beyond the paper": networks that see the FBP image too, and means of posterior samples.{others} \
+"Beyond the paper": networks that see an image, or fewer counts than the reference has, or learn \
+the truth, and means of posterior samples.{others} \
 A row of several seeds is the mean of networks that differ in the seed alone. Intervals: \
 percentile bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects, \
 all rotations of a slice together; so few subjects and seeds make them coarse, and rather too \

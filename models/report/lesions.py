@@ -26,7 +26,8 @@ GROUPS = (*KINDS, *SIZES)
 """Lesions that are averaged together: of a kind, and of a size whatever their kind."""
 
 CAPTION = """\
-Means over {lesions} lesions in {slices} slices of {subjects}, with 95 % intervals in brackets. \
+Means over {lesions} lesions in {slices} slices of {subjects} ({anatomical} anatomical slices), \
+with 95 % intervals in brackets. \
 Lesions are spheres with {least:.1f} to {largest:.1f} mm diameter, small ones below {middle:.1f} \
 mm, in grey and white matter; each slice was measured without and with them, with the same noise \
 but for theirs. Contrast recovery: what lesions change in the mean of their discs, over what they \
@@ -38,7 +39,8 @@ pixels and lesions, over the mean true activity in the discs. False structure: p
 white matter, without lesions, in which the image differs from the truth by more than a threshold, \
 both smoothed to the smallest lesion's size; the threshold is what OSEM + filter exceeds in \
 {exceeded:g} % of the mean slice ({thresholds}). Rows of several seeds are their mean. Intervals: \
-percentile bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects.\
+percentile bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects; so \
+few make them coarse, and rather too narrow.\
 """
 
 RECOVERIES = [Column(f"contrast recovery, {name}", f"recovery_{name}", 2) for name in GROUPS]
@@ -223,6 +225,7 @@ def _caption(doses: Sequence[Lesions]) -> str:
     return CAPTION.format(
         lesions=len(lesions),
         slices=len(lesions.drop_duplicates(LESION[:-1])),
+        anatomical=len(lesions.drop_duplicates(["subject", "slice_index"])),
         subjects="1 subject" if subjects == 1 else f"{subjects} subjects",
         least=lesions["diameter_mm"].min(),
         largest=lesions["diameter_mm"].max(),

@@ -132,6 +132,6 @@ def test_a_sinogram_without_the_slices_is_refused(made, projector, tmp_path):
     sinogram(other, tmp_path / "sinogram.h5", SIMULATION, projector)
     output = tmp_path / "twins.h5"
     files = made / "lesions.h5", tmp_path / "sinogram.h5"
-    with pytest.raises(InputError, match="lacks rotation 1, slice 11"):
+    with pytest.raises(InputError, match="lacks rotation 1, slice 12"):
         lesion_sinogram(*files, output, 1.0, SIMULATION, projector)
     assert not output.exists()

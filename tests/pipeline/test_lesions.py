@@ -137,8 +137,25 @@ def test_twins_differ_in_their_lesions_alone(made):
 
 def test_slices_without_room_are_passed_over(made):
     found, _ = hdf5.read(made[1], LESION_SLICES)
-    # The first of the four slices has no brain; of the others, the outermost.
-    assert sorted({*found["slice_index"]}) == [11, 13]
+    # The first of the four slices has no brain.
+    assert sorted({*found["slice_index"]}) == [11, 12, 13]
+
+
+def test_rotations_have_lesions_in_other_slices(made):
+    found, _ = hdf5.read(made[1], LESION_SLICES)
+    first, second = ({*found["slice_index"][found["rotation"] == n].tolist()} for n in (0, 1))
+    assert (first, second) == ({11, 12}, {12, 13})
+
+
+def test_hot_and_cold_lesions_are_as_many_and_as_large(made):
+    found, _ = hdf5.read(made[1], LESION_SLICES)
+    contrasts = found["lesion_contrast"].reshape(-1, SETTINGS.per_slice)
+    diameters = found["lesion_diameter_mm"].reshape(-1, SETTINGS.per_slice)
+    assert {*contrasts[:, :2].ravel().tolist()} == {SETTINGS.hot, SETTINGS.cold}
+    assert (contrasts[:, 0] != contrasts[:, 1]).all()
+    np.testing.assert_array_equal(contrasts[:, 0], contrasts[:, 2])
+    np.testing.assert_array_equal(diameters[:, 0], diameters[:, 1])
+    assert (diameters[:, 1] != diameters[:, 2]).all()
 
 
 def test_lesions_belong_to_their_slice_alone(made, tmp_path):
@@ -146,9 +163,11 @@ def test_lesions_belong_to_their_slice_alone(made, tmp_path):
     lesions(fewer, tmp_path / "other.h5", SETTINGS, 2)
     one, _ = hdf5.read(made[1], LESION_SLICES)
     other, _ = hdf5.read(tmp_path / "other.h5", LESION_SLICES)
-    first = one["lesion_rotation"] == 0
+    shared = (one["lesion_rotation"] == 0) & (one["lesion_slice_index"] == 11)
+    same = other["lesion_slice_index"] == 11
+    assert shared.sum() == same.sum() == SETTINGS.per_slice
     for name in (name for name in LESION_SLICES.datasets if name.startswith("lesion_")):
-        np.testing.assert_array_equal(one[name][first], other[name])
+        np.testing.assert_array_equal(one[name][shared], other[name][same])
 
 
 @pytest.mark.parametrize(
