@@ -16,6 +16,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tour.smk"
 include: "workflow/rules/lesions.smk"
+include: "workflow/rules/common_scans.smk"
 include: "workflow/rules/scans.smk"
 
 
