@@ -3,6 +3,8 @@ import json
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import shard
 from pipeline.storage import hdf5
@@ -235,3 +237,15 @@ def test_damaged_chunks_are_refused(inputs, output, name, dataset):
 def test_files_of_another_kind_are_refused(inputs, output, name):
     inputs[name] = inputs["osem" if name == "fbp" else "fbp"]
     assert f"not a '{KINDS[name].name}'" in refusal(inputs, output).problem
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
+def test_block_means_are_means_of_blocks(factor, size, count):
+    images = np.random.default_rng(size).random((count, size * factor, size * factor))
+    images = images.astype(np.float32)
+    found = shard.block_mean(images, factor)
+    assert found.dtype == np.float32
+    for row in range(size):
+        for column in range(size):
+            block = images[:, row * factor :, column * factor :][:, :factor, :factor]
+            np.testing.assert_allclose(found[:, row, column], block.mean(axis=(1, 2)), rtol=1e-5)

@@ -403,15 +403,3 @@ def test_lesions_are_in_some_slices_of_each_rotation_and_change_activity_alone(
     lesions(volume.with_name(f"slices{oversampling}.h5"), tmp_path / "l.h5", few, 2)
     twins, _ = hdf5.read(tmp_path / "l.h5", SLICES)
     np.testing.assert_array_equal(found["activity"][changed], twins["activity"][1::4])
-
-
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
-def test_block_means_are_means_of_blocks(factor, size, count):
-    images = np.random.default_rng(size).random((count, size * factor, size * factor))
-    images = images.astype(np.float32)
-    found = block_mean(images, factor)
-    assert found.dtype == np.float32
-    for row in range(size):
-        for column in range(size):
-            block = images[:, row * factor :, column * factor :][:, :factor, :factor]
-            np.testing.assert_allclose(found[:, row, column], block.mean(axis=(1, 2)), rtol=1e-5)
