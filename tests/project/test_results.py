@@ -1,4 +1,4 @@
-"""The committed results of the small study: nothing in them or on their pages is typed by hand."""
+"""The committed results: nothing in them or on their pages is typed by hand."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from helpers.configurations import ROOT
 
 RESULTS = ROOT / "docs" / "results" / "mini"
 PAGES = (RESULTS / "README.md", ROOT / "README.md")
+DEMO = ROOT / "docs" / "results" / "demo"
 ALL_PAGES = (*PAGES, ROOT / "docs" / "results" / "mmr_head" / "README.md")
 INTERVAL = re.compile(r"-?[\d.]+ \[-?[\d.]+, -?[\d.]+\]")
 
@@ -29,11 +30,23 @@ def test_files_are_those_of_the_record():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == found[path.name], path.name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["results", "readme"])
-def test_rows_on_pages_are_those_of_the_table(page):
+def rows_of(text):
+    """Rows of tables that have intervals, as lists of cells."""
+    return [row.split(" | ") for row in text.splitlines() if INTERVAL.search(row)]
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The paper's experiment")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [(RESULTS / "README.md").read_text(encoding="utf-8"), README[2]],
+    ids=["results", "readme"],
+)
+def test_rows_on_pages_are_those_of_the_table(text):
     """A row's name and its means with intervals stand side by side in one row of table1.md."""
     table = [row.split(" | ") for row in (RESULTS / "table1.md").read_text().splitlines()]
-    rows = [row.split(" | ") for row in page.read_text().splitlines() if INTERVAL.search(row)]
+    rows = rows_of(text)
     assert len(rows) > 5
     for name, *cells in (row for row in rows if row[0].startswith("| ")):
         numbers = [cell.removesuffix(" |") for cell in cells if INTERVAL.match(cell)]
@@ -41,6 +54,18 @@ def test_rows_on_pages_are_those_of_the_table(page):
             name == cell[0] and set(numbers) <= {c.removesuffix(" |") for c in cell}
             for cell in table
         ), name
+
+
+def test_rows_of_the_demonstration_are_those_of_its_tables():
+    """Means with intervals are those of rows of the same name, against the truth or of lesions."""
+    tables = (DEMO / "table1.md").read_text() + (DEMO / "lesions.md").read_text()
+    rows = rows_of(README[0])
+    assert len(rows) == 10
+    for name, *cells in rows:
+        numbers = {cell.removesuffix(" |") for cell in cells if INTERVAL.match(cell)}
+        known = {c.removesuffix(" |") for cell in rows_of(tables) if cell[0] == name for c in cell}
+        assert numbers
+        assert numbers <= known, name
 
 
 def test_figures_on_pages_exist():
