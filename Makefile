@@ -12,7 +12,7 @@ FUZZ_EXAMPLES ?= 5300
 # Of several calls in one folder at a time one builds, the others wait, and look again whether they must.
 ALONE := +$(PYTHON) tools/alone.py
 
-.PHONY: help env demo test faults fuzz test-slurm lint audit bench
+.PHONY: help env demo test faults fuzz test-slurm lint audit bench gpu
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,3 +84,7 @@ audit: $(READY) ## known vulnerabilities of the locked packages
 bench: $(READY) $(REFERENCE)/.ready ## all benchmarks
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml -- $(DEMO)/weights/cDPM.safetensors data/demo/shards/subject05.h5
 	$(BIN)/python -m benchmarks
+
+# Without a GPU every step runs at a tiny size on the CPU.
+gpu: $(READY) ## what is right and how fast on this GPU: docs/gpu
+	$(BIN)/python -m benchmarks.gpu

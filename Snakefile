@@ -10,10 +10,12 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/common_sampling.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/classical.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/sweeps.smk"
 include: "workflow/rules/tour.smk"
 include: "workflow/rules/lesions.smk"
 include: "workflow/rules/common_scans.smk"

@@ -83,7 +83,7 @@ class Case(NamedTuple):
 
     def map_images(self, projector: Projector) -> Iterator[torch.Tensor]:
         """Images (pixel, slice) of MAP in activity units, that to start from and all others."""
-        scales = [torch.full((1, self.prompts[0].shape[1]), self.scale)] * len(self.prompts)
+        scales = [torch.full_like(self.prompts[0][:1], self.scale)] * len(self.prompts)
         model = ForwardModel(projector, self.psf_fwhm_mm, scales)
         for found in map_images(model, self.prompts, self._background, self.map):
             yield found.image

@@ -29,7 +29,7 @@ from snakemake.utils import update_config
 
 from benchmarks.scaling import ROOT, workplace
 
-INTERVAL_S = 0.05
+INTERVAL_S = 0.01
 
 SUBJECTS = {"subject04": "train", "subject18": "validation", "subject05": "test"}
 
@@ -38,7 +38,7 @@ FEW_STEPS: dict[str, Any] = {
     "training": {"device": "cpu", "threads": 1, "validation_sampling": {"steps": 2}},
     "methods": {
         **{name: {"epochs": 1} for name in ("PnPNet", "DeepPET", "cGAN", "Pix2Pix")},
-        **{name: {"epochs": 1, "keep_every_epochs": 1} for name in ("cDPM", "LegoPET")},
+        **{name: {"epochs": 1, "keep_every_epochs": 1} for name in ("cDPM", "LegoPET", "PMDM")},
     },
     "variants": {
         "LegoPET-p01": {"epochs": 1},
@@ -48,11 +48,15 @@ FEW_STEPS: dict[str, Any] = {
             "conditioning": ["sinogram", "fbp"],
             "features": "PnPNet-fbp",
         },
+        "LegoPET-em": {"weights": "LegoPET", "sampling": {"consistency": {"steps": 1}}},
     },
     "sampling": {"steps": 2},
-    "classical": {"osem_iterations": 2, "filter_mm": [0, 5], "betas": [1, 10], "map_iterations": 1},
+    "classical": {"osem_iterations": 2, "filter_mm": [3, 5], "betas": [1, 10], "map_iterations": 1},
     "evaluation": {
-        "models": ["DeepPET", "cGAN", "Pix2Pix", "PnPNet", "cDPM", "LegoPET", "LegoPET-fbp"],
+        "models": [
+            *("DeepPET", "cGAN", "Pix2Pix", "PnPNet"),
+            *("cDPM", "LegoPET", "PMDM", "LegoPET-em", "LegoPET-fbp"),
+        ],
         "sweeps": {
             "epochs": {"models": ["LegoPET"]},
             "guidance": {
@@ -60,6 +64,7 @@ FEW_STEPS: dict[str, Any] = {
                 "sampling": [{"guidance": 0.0}, {"guidance": 1.0}],
             },
             "samplers": {"models": ["LegoPET"], "sampling": [{"steps": 2, "samples": 1}]},
+            "consistency": {"models": ["LegoPET"], "sampling": [{"consistency": {"steps": 1}}]},
         },
     },
 }
@@ -68,7 +73,7 @@ FEW_STEPS: dict[str, Any] = {
 FEWER_MODELS: dict[str, Any] = {
     "methods": {"LegoPET": {"condition_dropout": 0.3}},  # as the sweep of guidance wants it
     "evaluation": {
-        "models": ["DeepPET", "Pix2Pix", "PnPNet", "LegoPET"],
+        "models": ["DeepPET", "Pix2Pix", "PnPNet", "LegoPET", "PMDM", "LegoPET-em"],
         "sweeps": {"guidance": {"models": ["LegoPET"]}},
     },
 }

@@ -18,6 +18,7 @@ import torch
 from models import checkpoints, metrics
 from models.dataset import Batch, ShardSlices
 from models.loader import batches
+from models.sections import frozen_of
 from models.settings import Network, Sampling
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def read_slices(shard: Path, metadata: checkpoints.Metadata, count: int) -> Batc
 def run(method: Any, batch: Batch, sampling: Sampling) -> tuple[float, float]:
     """Sample every slice once: seconds and mean PSNR in dB."""
     start = time.perf_counter()
-    images = method.predict(batch.inputs, batch.keys, sampling, 0)
+    images = method.reconstruct(batch.inputs, batch.keys, sampling, 0)
     seconds = time.perf_counter() - start
     return seconds, float(metrics.psnr_db(images, batch.image).mean())
 
@@ -52,11 +53,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     metadata = checkpoints.read_metadata(options.weights)
     method, metadata = checkpoints.load(options.weights, Network(**metadata.network))
-    if source := metadata.settings.get("features"):
-        features = options.weights.with_name(f"{source}.safetensors")
-        checkpoints.attach_features(method, metadata, features)
+    if frozen := frozen_of(metadata.method, metadata.settings):
+        path = options.weights.with_name(f"{frozen}.safetensors")
+        checkpoints.attach_frozen(method, metadata, path)
     batch = read_slices(options.shard, metadata, options.slices)
-    few = Sampling("dpm-solver++", options.steps, eta=0.0, guidance=0.0, samples=1)
+    few = Sampling(
+        "dpm-solver++", options.steps, eta=0.0, guidance=0.0, samples=1, antithetic=False
+    )
     every = replace(few, sampler="ddpm", steps=metadata.settings["timesteps"])
     run(method, batch, few)  # a warm-up
     (fast, fast_psnr), (slow, slow_psnr) = run(method, batch, few), run(method, batch, every)

@@ -19,7 +19,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,8 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.devices import keep_memory
 from models.methods.base import trainable_parameters
 from models.networks.unet import UNet
+from models.training.optim import Weights
 
 REFERENCE = Path(__file__).parents[1] / ".reference"
 PACKAGE = "denoising_diffusion_pytorch"
@@ -166,7 +168,7 @@ def compare(size: int, threads: int, width: int = WIDTH) -> dict[str, float]:
     return {name: float((a - b).norm() / b.norm()) for name, (a, b) in pairs.items()}
 
 
-def apart(function: Callable[..., dict[str, float]], *arguments: int) -> dict[str, float]:
+def apart(function: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:
     """Call the function in a process of its own."""
     with ProcessPoolExecutor(1, SPAWN) as pool:
         return pool.submit(function, *arguments).result()
@@ -178,34 +180,78 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def contestant(pipe: Connection, name: str, size: int, threads: int) -> None:
-    """Be one contestant: train when asked to, tell the peak memory, sample when asked to."""
-    torch.set_num_threads(threads)
-    if name == "reference":
-        network = reference_class()(dim=WIDTH, channels=2, out_dim=1)
-        adam = torch.optim.Adam(network.parameters())
-    else:
-        network = own_network()
-        network.checkpointing = name == CHECKPOINTING
-        adam = torch.optim.Adam(network.parameters(), fused=True)
-    sample = Sample.random(size)
+class Contestant(NamedTuple):
+    """A network, and what is timed of it."""
 
-    def precision() -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16")
+    network: nn.Module
+    train: Callable[[], object]
+    predict: Callable[[], object]
+    precise: str
 
-    def train() -> None:
-        adam.zero_grad()
-        with precision():
-            loss = F.mse_loss(network(sample.x, sample.t), sample.target)
-        loss.backward()
+
+def own(network: nn.Module, sample: Sample, precise: str) -> Contestant:
+    """Let this project's network be trained as its training does, in "fp32" or "bf16"."""
+    keep_memory()
+    weights = Weights(network)
+    adam = torch.optim.Adam(weights.rows, fused=True)
+
+    def update() -> None:
+        weights.take_gradients()
         adam.step()
 
-    pipe.send(trainable_parameters(network))
-    answer(pipe, train)
+    return _contestant(network, update, sample, precise)
+
+
+def as_it_comes(network: nn.Module, sample: Sample, precise: str, fused: bool) -> Contestant:
+    """Let any network be trained as PyTorch's users do, with Adam in one kernel or not."""
+    adam = torch.optim.Adam(network.parameters(), fused=fused)
+    return _contestant(network, adam.step, sample, precise)
+
+
+def _contestant(
+    network: nn.Module, update: Callable[[], object], sample: Sample, precise: str
+) -> Contestant:
+    def predict() -> Tensor:
+        output: Tensor = network(sample.x, sample.t)
+        return output
+
+    def train() -> None:
+        network.zero_grad()
+        with precision(precise):
+            loss = F.mse_loss(predict(), sample.target)
+        loss.backward()
+        update()
+
+    return Contestant(network, train, predict, precise)
+
+
+def precision(name: str) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16")
+
+
+def paper(name: str, size: int) -> Contestant:
+    """Be a contestant at the paper's width."""
+    sample = Sample.random(size)
+    if name == "reference":
+        reference = reference_class()(dim=WIDTH, channels=2, out_dim=1)
+        return as_it_comes(reference, sample, "fp32", fused=False)
+    network = own_network()
+    network.checkpointing = name == CHECKPOINTING
+    return own(network, sample, "bf16" if name == "bf16" else "fp32")
+
+
+def compete(
+    pipe: Connection, make: Callable[..., Contestant], arguments: Sequence[object], threads: int
+) -> None:
+    """Train when asked to, tell the peak memory, sample when asked to."""
+    torch.set_num_threads(threads)
+    contestant = make(*arguments)
+    pipe.send(trainable_parameters(contestant.network))
+    answer(pipe, contestant.train)
     pipe.send(peak_mb())
     # As in a sampler, which takes many steps: the weights are cast to bfloat16 in the first alone.
-    with torch.no_grad(), precision():
-        answer(pipe, lambda: network(sample.x, sample.t))
+    with torch.no_grad(), precision(contestant.precise):
+        answer(pipe, contestant.predict)
 
 
 def answer(pipe: Connection, step: Callable[[], object]) -> None:
@@ -216,9 +262,11 @@ def answer(pipe: Connection, step: Callable[[], object]) -> None:
         pipe.send(time.perf_counter() - start)
 
 
-def start(name: str, size: int, threads: int) -> Connection:
+def start(
+    name: str, threads: int, make: Callable[..., Contestant], *arguments: object
+) -> Connection:
     pipe, other = SPAWN.Pipe()
-    SPAWN.Process(target=contestant, args=(other, name, size, threads), daemon=True).start()
+    SPAWN.Process(target=compete, args=(other, make, arguments, threads), daemon=True).start()
     other.close()  # so that the end of the process ends the pipe
     print(f"{name}: {pipe.recv():,} weights", flush=True)
     return pipe
@@ -236,19 +284,19 @@ def take_turns(pipes: dict[str, Connection], turns: int) -> dict[str, list[float
     return times
 
 
-def ratios(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """Median over the turns of the reference's value divided by each contestant's."""
+def ratios(times: Mapping[str, list[float]], base: str = "reference") -> dict[str, float]:
+    """Median over the turns of one contestant's value divided by each one's."""
     return {
         name: statistics.median(
-            theirs / own for theirs, own in zip(times["reference"], values, strict=True)
+            theirs / own for theirs, own in zip(times[base], values, strict=True)
         )
         for name, values in times.items()
-        if "reference" in times
+        if base in times
     }
 
 
-def report(what: str, unit: str, values: dict[str, list[float]]) -> None:
-    ratio = ratios(values)
+def report(what: str, unit: str, values: dict[str, list[float]], base: str = "reference") -> None:
+    ratio = ratios(values, base)
     for name, each in values.items():
         line = f"{what:14} {name:20} {statistics.median(each):8.0f} {unit}"
         if len(each) > 1:
@@ -277,7 +325,7 @@ def main() -> None:
     else:
         print(f"{PACKAGE} is not here, so nothing to compare with; `make bench` installs it")
         names.remove("reference")
-    pipes = {name: start(name, size, threads) for name in names}
+    pipes = {name: start(name, threads, paper, name, size) for name in names}
     training = take_turns(pipes, options.turns)
     memory = {}
     for name, pipe in pipes.items():

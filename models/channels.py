@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pipeline.tomography.physics import SEEN
+
 
 class Channel(NamedTuple):
     """One channel of a network's inputs, or what it is to give.
@@ -41,6 +43,6 @@ TARGETS = {"osem": Channel("osem", IMAGES), "activity": Channel("activity", IMAG
 """What networks can be trained to give, by its name in ``training.target``."""
 
 
-def see_fbp(conditioning: Iterable[str]) -> bool:
-    """Whether one of the channels is made of FBP images."""
-    return any(CHANNELS[name].dataset == "fbp" for name in conditioning)
+def images_of(conditioning: Iterable[str]) -> set[str]:
+    """Name the datasets of channels that are images, see `pipeline.tomography.physics.SEEN`."""
+    return {CHANNELS[name].dataset for name in conditioning} & {*SEEN}

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from models import registry
 from models.dataset import Scales
 from models.methods.base import Method
 from models.registry import METHODS, build
+from models.sections import frozen_of, frozen_setting
 from models.settings import Network
 from pipeline.jobs.experiment import Model
 from pipeline.storage.errors import InputError
@@ -30,6 +31,9 @@ METADATA_KEY = "legopet"
 
 DIGEST_KEY = "sha256"
 """In the metadata, of all else in them and of the tensors."""
+
+FORMERLY = {"features_sha256": "frozen_sha256"}
+"""Names in the metadata of weights from before others than LegoPET used networks frozen."""
 
 WEIGHTS_REMEDY = "delete it and train again: snakemake --cores all -- {}"
 
@@ -52,8 +56,10 @@ class Metadata:
         Of the training split.
     step, epoch : int
         How long it was trained.
-    features_sha256 : str or None
-        Of the weights whose features it was trained with.
+    frozen_sha256 : str or None
+        Of the weights of another model that it was trained with.
+    frozen_method : str or None
+        Of that model; None of weights that did not say it.
     physics : Physics or None
         Of the training's shards; None of weights that were trained before shards said it.
     trained_on : list of str
@@ -68,9 +74,10 @@ class Metadata:
     scales: Scales
     step: int
     epoch: int
-    features_sha256: str | None
+    frozen_sha256: str | None
     physics: Physics | None = None
     trained_on: list[str] = field(default_factory=list)
+    frozen_method: str | None = None
 
     def wrong(self) -> str | None:
         """Name a value that no training run writes, if there is one."""
@@ -78,7 +85,7 @@ class Metadata:
             **dict.fromkeys(("model", "method"), str),
             **dict.fromkeys(("network", "settings"), dict),
             **dict.fromkeys(("seed", "step", "epoch"), int),
-            "features_sha256": str | None,
+            **dict.fromkeys(("frozen_sha256", "frozen_method"), str | None),
             "trained_on": list,
         }
         for name, kind in types.items():
@@ -182,7 +189,8 @@ def _described(path: Path) -> tuple[Metadata, dict[str, Any], str]:
         digest = found.pop(DIGEST_KEY)
         physics = Physics(**found["physics"]) if found.get("physics") else None
         scales = Scales(**found["scales"])
-        metadata = Metadata(**{**found, "scales": scales, "physics": physics})
+        named = {FORMERLY.get(name, name): value for name, value in found.items()}
+        metadata = Metadata(**{**named, "scales": scales, "physics": physics})
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(path, f"lacks this project's metadata ({error})", remedy) from error
     if wrong := metadata.wrong():
@@ -260,8 +268,8 @@ def load(
 
 def _check_asked(path: Path, metadata: Metadata, network: Network, model: Model | None) -> None:
     """Refuse weights of another model or network before anything is built by their settings."""
-    if model is not None and metadata.model != model.name:
-        problem = f"is of {metadata.model}, not {model.name}"
+    if model is not None and metadata.model != model.trained:
+        problem = f"is of {metadata.model}, not {model.trained}"
         raise InputError(path, problem, "give the model's own weights")
     changed = list(differences(metadata.network, _plain(asdict(network)), "network"))
     if model is not None:
@@ -274,49 +282,51 @@ def _check_asked(path: Path, metadata: Metadata, network: Network, model: Model 
         raise InputError(path, problem, "restore the configuration, or train again")
 
 
-def attach_features(method: Method, metadata: Metadata, features: Path | None) -> str | None:
-    """Give a method the trained network that its setting ``features`` names, if it has one.
+def attach_frozen(method: Method, metadata: Metadata, frozen: Path | None) -> Metadata:
+    """Give a method the trained network that it uses frozen, if it uses one.
 
     Parameters
     ----------
     method, metadata : Method, Metadata
-        What needs the features; ``metadata.features_sha256`` is None before training.
-    features : Path or None
-        Weights of the named model.
+        What uses it; ``metadata.frozen_sha256`` is None before training.
+    frozen : Path or None
+        Weights of the model that the method's setting names.
 
     Returns
     -------
-    str or None
-        sha256 of ``features``.
+    Metadata
+        With ``frozen_method``, and ``frozen_sha256`` of that file.
 
     Raises
     ------
     InputError
-        If ``features`` is missing, superfluous, of another model or other scales, or not the
+        If ``frozen`` is missing, superfluous, of another model or other scales, or not the
         file that the method was trained with.
     """
-    where, wanted = f"{metadata.model}: features", metadata.settings.get("features")
-    if wanted is None or features is None:
-        if wanted is None and features is None:
-            return None
-        problem = f"asks for {wanted}, and the weights given are {features}"
+    wanted = frozen_of(metadata.method, metadata.settings)
+    setting = frozen_setting(metadata.method)
+    if setting is None or wanted is None or frozen is None:
+        if wanted is None and frozen is None:
+            return metadata
+        where = f"{metadata.model}: {setting.key if setting else 'frozen network'}"
+        problem = f"asks for {wanted}, and the weights given are {frozen}"
         raise InputError(where, problem, "give the weights of the model that it names")
-    found = read_metadata(features)
+    found = read_metadata(frozen)
     if found.model != wanted:
-        raise InputError(features, f"is of {found.model}, not {wanted}", f"give {wanted}'s")
-    if found.method != method.features_of:
-        problem = f"is a {found.method}, not a {method.features_of}"
-        raise InputError(features, problem, f"give {wanted}'s weights")
-    source, found = load(features, Network(**metadata.network))
-    digest = sha256(features)
+        raise InputError(frozen, f"is of {found.model}, not {wanted}", f"give {wanted}'s")
+    if found.method not in setting.methods:
+        problem = f"is a {found.method}, not a {' or '.join(setting.methods)}"
+        raise InputError(frozen, problem, f"give {wanted}'s weights")
+    trained, found = load(frozen, Network(**metadata.network))
+    digest = sha256(frozen)
     if found.scales != metadata.scales:
         problem = f"was trained at {found.scales}, not {metadata.scales}"
-        raise InputError(features, problem, f"train {wanted} again on the same shards")
-    if metadata.features_sha256 not in (None, digest):
+        raise InputError(frozen, problem, f"train {wanted} again on the same shards")
+    if metadata.frozen_sha256 not in (None, digest):
         problem = f"is not the file that this {metadata.model} was trained with"
-        raise InputError(features, problem, f"train {metadata.model} again, or restore the file")
-    method.use_features(source)
-    return digest
+        raise InputError(frozen, problem, f"train {metadata.model} again, or restore the file")
+    method.use_frozen(trained)
+    return replace(metadata, frozen_method=found.method, frozen_sha256=digest)
 
 
 # --- working checkpoints -------------------------------------------------------------------------

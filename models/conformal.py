@@ -18,18 +18,44 @@ FLOOR = 1e-3
 and not none, or one pixel would need an infinite factor."""
 
 
-def interval_levels(samples: int) -> list[float]:
+def interval_levels(samples: int, antithetic: bool = False) -> list[float]:
     """Give the nominal levels of the intervals between order statistics of K samples.
 
     That from the j-th smallest to the j-th largest, ends included, holds a further draw from the
-    same distribution with probability (K + 1 - 2 j) / (K + 1).
+    same distribution with probability (K + 1 - 2 j) / (K + 1). Of antithetic samples, pairs on
+    either side of the mean and as far from it, it holds one that is nearer than the j-th farthest
+    of K / 2 pairs: with probability (K / 2 + 1 - j) / (K / 2 + 1).
 
     Returns
     -------
     list of float
         For j = 1, 2, ... K // 2.
     """
-    return [(samples + 1 - 2 * j) / (samples + 1) for j in range(1, samples // 2 + 1)]
+    pairs = samples // 2
+    if antithetic:
+        return [(pairs + 1 - j) / (pairs + 1) for j in range(1, pairs + 1)]
+    return [(samples + 1 - 2 * j) / (samples + 1) for j in range(1, pairs + 1)]
+
+
+def deviation(samples: np.ndarray, antithetic: bool) -> np.ndarray:
+    """Estimate the standard deviation of what samples are drawn from.
+
+    Independent samples lie around their mean nearer than around that of all that could be drawn,
+    which K - 1 in place of K makes good; the mean of antithetic pairs is that mean, but for what
+    is not opposite in them.
+
+    Parameters
+    ----------
+    samples : ndarray
+        (N, K, y, x).
+
+    Returns
+    -------
+    ndarray
+        (N, y, x).
+    """
+    found: np.ndarray = samples.std(axis=1, ddof=0 if antithetic else 1)
+    return found
 
 
 def scores(

@@ -1,5 +1,6 @@
 """Where and how precisely networks are computed."""
 
+import ctypes
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,22 @@ from pipeline.storage.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""Names of glibc's settings, see mallopt(3)."""
+
+
+def keep_memory() -> None:
+    """Have the C library keep the memory that tensors give back, for the next ones to take.
+
+    Without it glibc hands most of it to the system and fetches it again, page by page, at every
+    step: a small network trains a tenth slower. Other C libraries have no such setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, 2**25)  # the most that it takes, and tensors of 32 MB are no matter
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_fabric(training: Training, devices: int, threads: int) -> "Fabric":
@@ -47,6 +64,7 @@ def make_fabric(training: Training, devices: int, threads: int) -> "Fabric":
     launched = _launched(devices)
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if launched else devices
     accelerator = _accelerator(training, here)
+    keep_memory()
     # Buffers are not broadcast: batch norms share their statistics already, see `share_statistics`.
     strategy = DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
     # Named, for Fabric would take any SLURM job for one whose processes srun has started.
@@ -116,6 +134,7 @@ class Inference:
     def __init__(self, training: Training, threads: int):
         _launched(1)
         name = _accelerator(training, 1)
+        keep_memory()
         self.device = torch.device("cuda", 0) if name == "cuda" else torch.device(name)
         self.mixed = training.precision == "bf16-mixed"
         torch.set_num_threads(max(1, threads))

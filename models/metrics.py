@@ -121,7 +121,7 @@ def sd_error_correlation(deviations: Tensor, errors: Tensor, mask: Tensor | None
 
 
 def interval_coverage(
-    samples: Tensor, references: Tensor, mask: Tensor | None = None
+    samples: Tensor, references: Tensor, mask: Tensor | None = None, antithetic: bool = False
 ) -> dict[float, Tensor]:
     """Count the pixels whose reference lies inside central intervals of the samples.
 
@@ -136,6 +136,8 @@ def interval_coverage(
         (N, 1, H, W).
     mask : Tensor, optional
         (N, 1, H, W) bool: the pixels that count; all without it.
+    antithetic : bool
+        Whether the samples are pairs, the second opposite to the first.
 
     Returns
     -------
@@ -146,16 +148,18 @@ def interval_coverage(
     at_most = (samples <= references).sum(dim=1, keepdim=True)
     at_least = (samples >= references).sum(dim=1, keepdim=True)
     depth = torch.minimum(at_most, at_least)
-    levels = interval_levels(samples.shape[1])
+    levels = interval_levels(samples.shape[1], antithetic)
     return {level: region_mean(depth >= j, mask) for j, level in enumerate(levels, 1)}
 
 
-def interval_width(samples: Tensor, mask: Tensor | None = None) -> dict[float, Tensor]:
+def interval_width(
+    samples: Tensor, mask: Tensor | None = None, antithetic: bool = False
+) -> dict[float, Tensor]:
     """Average the width of central intervals of the samples: their sharpness.
 
     Parameters
     ----------
-    samples, mask : Tensor
+    samples, mask, antithetic
         As of `interval_coverage`.
 
     Returns
@@ -166,7 +170,7 @@ def interval_width(samples: Tensor, mask: Tensor | None = None) -> dict[float, T
     """
     # Tensors are sorted with their 64-bit places, for which many samples are too many.
     ranked = torch.from_numpy(np.sort(samples.numpy(), axis=1))
-    levels = interval_levels(samples.shape[1])
+    levels = interval_levels(samples.shape[1], antithetic)
     return {
         level: region_mean(ranked[:, -j, None] - ranked[:, j - 1, None], mask)
         for j, level in enumerate(levels, 1)

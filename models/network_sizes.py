@@ -37,7 +37,7 @@ class Size(NamedTuple):
 
 
 def size_of(config: Mapping[str, Any], model: Model) -> Size:
-    """Size of a model's networks, of its own alone and not of the one whose features it uses.
+    """Size of a model's networks, of its own alone and not of the one that it uses frozen.
 
     Of a method without a formula here, it is counted on the networks themselves, laid out without
     memory: that imports PyTorch, and takes seconds.
@@ -127,8 +127,13 @@ def _diffusion_unet(network: Mapping[str, Any], settings: Mapping[str, Any]) -> 
     return _unet(network, 1 + len(settings["conditioning"]), timed=True)
 
 
+def _unet_of_an_image(network: Mapping[str, Any], settings: Mapping[str, Any]) -> Size:
+    return _unet(network, 2, timed=True)
+
+
 def _unet_with_features(network: Mapping[str, Any], settings: Mapping[str, Any]) -> Size:
-    size, features = _diffusion_unet(network, settings), feature_numbers(network)
+    channels = 1 + len(settings["conditioning"]) + settings["regression_image"]
+    size, features = _unet(network, channels, timed=True), feature_numbers(network)
     # The features, what condition dropout leaves of them, and the sums with the network's own.
     return size._replace(
         kept=size.kept + 3 * features,
@@ -177,6 +182,7 @@ SIZES = {
     "PnPNet": _regression_unet,
     "cDPM": _diffusion_unet,
     "LegoPET": _unet_with_features,
+    "PMDM": _unet_of_an_image,
     "DeepPET": _deeppet,
     "cGAN": _gan,
     "Pix2Pix": _gan,

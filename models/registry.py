@@ -18,6 +18,7 @@ METHODS = {
     "PnPNet": "models.methods.pnpnet:PnPNet",
     "cDPM": "models.methods.cdpm:CDPM",
     "LegoPET": "models.methods.legopet:LegoPET",
+    "PMDM": "models.methods.pmdm:PMDM",
     "DeepPET": "models.methods.deeppet:DeepPET",
     "cGAN": "models.methods.gan:CGAN",
     "Pix2Pix": "models.methods.gan:Pix2Pix",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.dataset import SliceKey
 from models.draws import keyed_rng, normal_like
-from models.methods.base import check_finite
+from models.methods.base import Correct, check_finite
 from models.settings import Sampling
 from pipeline.jobs.noise import NoiseSchedule, alphas_cumprod, betas
 from pipeline.storage.errors import InputError
@@ -80,13 +80,18 @@ def sample(
     sampling: Sampling,
     seed: int,
     number: int = 0,
+    largest: float = 1.0,
+    correct: Correct | None = None,
 ) -> Tensor:
     """Run the reverse process from pure noise.
 
     All noise of a sample, that of every step included, is drawn by an rng of its own, keyed by
     (seed, subject, rotation, slice, number), and by the measurement's draw if the slice has
-    several: it does not depend on the batch. At every step the estimate of x_0 is kept inside the
-    data's range, [-1, 1].
+    several: it does not depend on the batch. Of ``antithetic`` samples, which draw their start
+    alone, the second of a pair has the negative of the first's (Jia et al., "Antithetic noise in
+    diffusion models", ICLR 2026): what they err by is nearly opposite, and their mean nearly
+    that of all samples that could be drawn. At every step the estimate of x_0 is kept inside the
+    data's range.
 
     Parameters
     ----------
@@ -105,11 +110,15 @@ def sample(
         The configuration's ``seed``.
     number : int
         Which of the slices' samples.
+    largest : float
+        End of the data's range, [-largest, largest].
+    correct : callable or None
+        See `models.methods.base.Correct`; here of estimates of x_0, which may leave the range.
 
     Returns
     -------
     Tensor
-        (N, 1, H, W), samples of x_0 in [-1, 1].
+        (N, 1, H, W), samples of x_0.
 
     Raises
     ------
@@ -117,16 +126,20 @@ def sample(
         If the denoiser or the sampler gives pixels that are not finite: names sampler, step, slice.
     """
     scheduler, options = make_sampler(schedule, sampling)
-    draws = [keyed_rng(seed, "sample", *key.words, number) for key in keys]
+    paired, sign = (number // 2, (-1) ** number) if sampling.antithetic else (number, 1)
+    draws = [keyed_rng(seed, "sample", *key.words, paired) for key in keys]
     if sampling.sampler != "dpm-solver++":  # which draws nothing but its start
         options["generator"] = draws
-    x = normal_like(like, draws)
+    x = sign * normal_like(like, draws)
     for step, t in enumerate(scheduler.timesteps.tolist(), start=1):
         place = f"{sampling.sampler}, step {step} of {sampling.steps} (t = {t})"
         output = denoiser(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
         check_finite(output, keys, f"network at {place}")
         estimate = estimate_image(output, x, scheduler.alphas_cumprod[t], prediction)
-        x = scheduler.step(estimate.clamp(-1, 1), t, x, **options).prev_sample
+        estimate = estimate.clamp(-largest, largest)
+        if correct is not None:
+            estimate = correct(estimate, (step - 1) / sampling.steps)
+        x = scheduler.step(estimate, t, x, **options).prev_sample
         check_finite(x, keys, place)
     return x
 

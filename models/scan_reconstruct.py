@@ -2,89 +2,130 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 
 from models.channels import CHANNELS
+from models.conformal import deviation
+from models.consistency import Measurements
 from models.dataset import SliceKey, scaled
 from models.loader import in_order
 from models.reconstruct import Reconstructor
 from models.settings import Settings
-from pipeline.scan_images import write_in_unit
+from pipeline.scan_images import placed, write_in_unit
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SCAN, SCAN_IMAGE
 from pipeline.tomography.agreement import nearest_dose
+from pipeline.tomography.backend import device_for
+from pipeline.tomography.forward_model import ForwardModel
 from pipeline.tomography.geometry import Grid
-from pipeline.tomography.physics import Physics, counts_of, fbp_of
+from pipeline.tomography.physics import Physics, counts_of, made_by
+from pipeline.tomography.projectors import SparseProjector
+from pipeline.tomography.scanners import Geometry
+from pipeline.tomography.system_matrix import system_matrices
+
+NO_FACTORS = (
+    "data consistency has no factors of the scan (scans.<name>.factors) and takes attenuation and "
+    "normalisation as 1, which the network has learnt to correct"
+)
 
 
 def scan_reconstruct(
     weights: Path,
     scan: Path,
-    fbp: Path,
+    images: Mapping[str, Path],
     output: Path,
     niftis: Mapping[str, Path],
     settings: Settings,
-    features: Path | None,
+    frozen: Path | None,
     threads: int,
+    psf_fwhm_mm: float = 0.0,
 ) -> None:
     """Reconstruct a scan's planes, in the unit of its FBP image.
 
-    Networks take the scan's prompts as the sinogram, and its FBP image in units of their activity,
+    Networks take the scan's prompts as the sinogram, and its images in units of their activity,
     see `pipeline.tomography.physics.counts_of`.
 
     Parameters
     ----------
-    scan, fbp : Path
-        Of kinds `pipeline.storage.kinds.SCAN` and `pipeline.storage.kinds.SCAN_IMAGE`.
+    scan : Path
+        Of kind `pipeline.storage.kinds.SCAN`.
+    images : mapping
+        Of kind `pipeline.storage.kinds.SCAN_IMAGE`, by their channels: ``fbp``, by which activity
+        is known, and those that the model sees beside it.
     output : Path
         HDF5 of kind `pipeline.storage.kinds.SCAN_IMAGE`: the image, of several samples their mean,
         and their standard deviation.
     niftis : mapping
         Where "image", and of several samples "std", go as NIfTI.
-    weights, settings, features, threads
+    weights, settings, frozen, threads
         See `models.reconstruct.Reconstructor`.
+    psf_fwhm_mm : float
+        Resolution that data consistency models, as rule ``scan_osem`` does; 0 for none.
 
     Raises
     ------
     InputError
-        If the model was trained for other measurements, the scan holds no prompts, or the FBP image
+        If the model was trained for other measurements, the scan holds no prompts, or an image
         is of another scan.
     """
-    model = Reconstructor(weights, features, settings, threads)
+    model = Reconstructor(weights, frozen, settings, threads)
     trained = model.metadata.physics
     if trained is None:
         problem = "does not say what it was trained for, nor how its activity relates to counts"
         raise InputError(weights, problem, "train it again: delete it, and call snakemake")
-    with hdf5.opened(scan, SCAN) as file, hdf5.opened(fbp, SCAN_IMAGE) as images:
+    with ExitStack() as stack:
+        file = stack.enter_context(hdf5.opened(scan, SCAN))
+        seen = {n: stack.enter_context(hdf5.opened(p, SCAN_IMAGE)) for n, p in images.items()}
         _check_prompts(file)
-        _check_same_scan(file, images)
-        found = physics_of(file, images)
+        for image in seen.values():
+            _check_same_scan(file, image)
+        found = physics_of(file, seen)
         model.check(found, scan)
         if found.counts_per_activity <= 0:
             problem = "has no counts above its background, or no FBP image of them"
             raise InputError(scan, problem, "see whether its randoms and scatter are right")
         dose = nearest_dose(trained, found.counts_per_slice)
         activity = found.counts_per_activity / (trained.counts_per_activity * dose)
-        slices = ScanSlices(file, images, activity, model)
+        grid, measured = Grid(found.pixels, found.pixel_mm), None
+        if model.sees_counts(settings.sampling):
+            calibration = float(file.attrs["calibration"])
+            unit_counts = 1 / calibration if calibration > 0 else 1.0  # counts per mm, of one unit
+            if trained.attenuation and not json.loads(file.attrs["config"])["scan"]["factors"]:
+                model.doubt(NO_FACTORS, scan)
+            measured = _measured(scan, placed(file), grid, psf_fwhm_mm, unit_counts / activity)
+        slices = ScanSlices(file, seen, activity, model, measured)
         arrays = {name: array / np.float32(activity) for name, array in slices.images().items()}
         facts = model.facts(settings.sampling) | {
             "doubts": "\n".join(model.doubts),
             "activity_per_unit": activity,
         }
-        unit, grid = images.attrs["unit"], Grid(found.pixels, found.pixel_mm)
-        write_in_unit(file, arrays, unit, grid, output, niftis, model.used(), **facts)
+        unit = seen["fbp"].attrs["unit"]
+        write_in_unit(file, arrays, unit, grid, output, niftis, model.used(measured), **facts)
 
 
-def physics_of(scan: h5py.File, fbp: h5py.File) -> Physics:
-    """Tell what an open scan was measured with, and the grid of its FBP image."""
+def _measured(
+    scan: Path, ring: Geometry, grid: Grid, psf_fwhm_mm: float, scale: float
+) -> Measurements:
+    """Give a scan's counts; ``scale`` is those per mm of an activity."""
+    matrices = system_matrices(ring, grid, 1)
+    projector = SparseProjector(ring, grid, *matrices, device_for("sparse"))
+    return Measurements([scan], ForwardModel(projector, psf_fwhm_mm), SCAN, scale)
+
+
+def physics_of(scan: h5py.File, images: Mapping[str, h5py.File]) -> Physics:
+    """Tell what an open scan was measured with, and the grid and the settings of its images."""
+    fbp = images["fbp"]
     counts = counts_of(scan, fbp["image"])
     rows = range(len(scan["background"]))
     background = sum(float(hdf5.finite(scan["background"], row).sum()) for row in rows)
+    made: dict[str, Any] = {name: made_by(image, name) for name, image in images.items()}
     return Physics(
         geometry=json.loads(scan.attrs["geometry"]),
         patient_position=str(scan.attrs["patient_position"]),
@@ -94,9 +135,9 @@ def physics_of(scan: h5py.File, fbp: h5py.File) -> Physics:
         attenuation=None,
         psf_fwhm_mm=None,
         background_fraction=background / max(counts["counts_per_slice"] * len(rows), 1),
-        fbp=fbp_of(fbp),
         counts_per_slice=counts["counts_per_slice"],
         counts_per_activity=counts["counts_per_activity"],
+        **made,
     )
 
 
@@ -105,11 +146,14 @@ class ScanSlices:
 
     Parameters
     ----------
-    scan, fbp : h5py.File
-        As of `scan_reconstruct`.
+    scan : h5py.File
+    images : mapping
+        By channels, as of `scan_reconstruct`.
     activity : float
-        Of one unit of the FBP image.
+        Of one unit of the images.
     model : Reconstructor
+    measured : Measurements or None
+        Of the scan; see `models.reconstruct.Reconstructor.samples`.
 
     Raises
     ------
@@ -117,13 +161,22 @@ class ScanSlices:
         If the model sees more than a scan has.
     """
 
-    def __init__(self, scan: h5py.File, fbp: h5py.File, activity: float, model: Reconstructor):
-        self._model = model
-        self._arrays = {"sinogram": (scan["prompts"], 1.0), "fbp": (fbp["image"], activity)}
+    def __init__(
+        self,
+        scan: h5py.File,
+        images: Mapping[str, h5py.File],
+        activity: float,
+        model: Reconstructor,
+        measured: Measurements | None,
+    ):
+        self._model, self._measured = model, measured
+        self._arrays = {"sinogram": (scan["prompts"], 1.0)}
+        self._arrays |= {name: (file["image"], activity) for name, file in images.items()}
         self._name, self._channels = str(scan.attrs["scan"]), []
         for name in model.metadata.settings["conditioning"]:
             self._channels.append(CHANNELS[name])
-            if CHANNELS[name].dataset not in self._arrays:
+            # Counts per activity and mm are not known of scans.
+            if CHANNELS[name].dataset not in self._arrays or CHANNELS[name].per:
                 problem = f"was trained with {name}, which is not made of scans"
                 raise InputError(model.weights, problem, "take a model without it")
 
@@ -152,10 +205,11 @@ class ScanSlices:
         for rows in in_order(range(len(self)), sampling.batch_size):
             inputs = torch.stack([self.inputs(row) for row in rows])
             keys = [SliceKey(self._name, 0, row) for row in rows]
-            samples = self._model.predict(inputs, keys, sampling)
+            correct = self._model.correct(self._measured, [(0, row) for row in rows], sampling)
+            samples = self._model.predict(inputs, keys, sampling, correct)
             part = {"image": samples.mean(axis=1)}
             if samples.shape[1] > 1:
-                part["std"] = samples.std(axis=1, ddof=1)
+                part["std"] = deviation(samples, sampling.antithetic)
             parts.append(part)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -172,8 +226,9 @@ def _check_prompts(scan: h5py.File) -> None:
         )
 
 
-def _check_same_scan(scan: h5py.File, fbp: h5py.File) -> None:
-    place, other = (hdf5.finite(file["position_mm"]) for file in (scan, fbp))
-    if scan.attrs["scan"] != fbp.attrs["scan"] or not np.array_equal(place, other):
+def _check_same_scan(scan: h5py.File, image: h5py.File) -> None:
+    place, other = (hdf5.finite(file["position_mm"]) for file in (scan, image))
+    if scan.attrs["scan"] != image.attrs["scan"] or not np.array_equal(place, other):
         problem = f"is not the image of {scan.filename}"
-        raise InputError(fbp.filename, problem, "delete it and run rule 'scan_fbp' again")
+        remedy = f"delete it and make it again: snakemake --cores all -- {image.filename}"
+        raise InputError(image.filename, problem, remedy)

@@ -4,10 +4,10 @@ Scripts build them once, from the validated configuration. Those of a method are
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline.jobs.experiment import Model
+from pipeline.jobs.experiment import Model, replaced
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Sampling:
         Classifier-free guidance lambda_2; 0 is the conditional model alone.
     samples : int
         Samples K of each slice.
+    antithetic : bool
+        Whether every second sample starts from the negative of the noise before it.
     """
 
     sampler: str
@@ -62,6 +64,36 @@ class Sampling:
     eta: float
     guidance: float
     samples: int
+    antithetic: bool
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """The configuration's ``sampling.consistency``; see `models.consistency`.
+
+    Attributes
+    ----------
+    steps : int
+        EM steps with the measured counts on each estimate of x_0; 0 for none.
+    strength : float
+        Part of the way to their image that an estimate goes, from 0 to 1.
+    start : float
+        Part of the sampling steps, from the noise on, that has none; below 1.
+    """
+
+    steps: int
+    strength: float
+    start: float
+
+    @property
+    def on(self) -> bool:
+        """Whether it changes anything."""
+        return self.steps > 0 and self.strength > 0
+
+    def facts(self) -> dict[str, float]:
+        """Give what files and tables say of it; zeros where it is off."""
+        used = asdict(self) if self.on else {"steps": 0, "strength": 0.0, "start": 0.0}
+        return {f"consistency_{name}": value for name, value in used.items()}
 
 
 @dataclass(frozen=True)
@@ -70,14 +102,25 @@ class FinalSampling(Sampling):
 
     Attributes
     ----------
+    consistency : Consistency
     weights : str
         "raw", or "ema" for their moving average; of every method.
     batch_size : int
         Slices reconstructed at a time, by every method.
     """
 
+    consistency: Consistency
     weights: str
     batch_size: int
+
+    @classmethod
+    def of(cls, sampling: Mapping[str, Any]) -> "FinalSampling":
+        """Give types to a section ``sampling``."""
+        return cls(**{**sampling, "consistency": Consistency(**sampling["consistency"])})
+
+    def changed(self, changes: Mapping[str, Any]) -> "FinalSampling":
+        """Replace some of it, of ``consistency`` key by key."""
+        return self.of(replaced(asdict(self), changes))
 
 
 @dataclass(frozen=True)
@@ -149,7 +192,7 @@ class Settings:
             Model(**model),
             Network(**config["network"]),
             Training(**{**training, "validation_sampling": validation}),
-            FinalSampling(**config["sampling"]),
+            FinalSampling.of(replaced(config["sampling"], model.get("sampling", {}))),
         )
 
 

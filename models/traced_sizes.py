@@ -14,6 +14,7 @@ from models.draws import keyed_rng
 from models.methods.base import Method, trainable_parameters
 from models.network_sizes import Size
 from models.registry import build
+from models.sections import frozen_of
 from models.settings import Network
 from pipeline.jobs.experiment import Model, models_of
 from pipeline.storage.errors import InputError
@@ -49,8 +50,8 @@ def traced(config: Mapping[str, Any], model: Model) -> Size:
 
 def _built(config: Mapping[str, Any], model: Model) -> Method:
     method = build(model.method, Network(**config["network"]), model.settings)
-    if method.features_of:
-        method.use_features(_built(config, models_of(config)[model.settings["features"]]))
+    if frozen := frozen_of(model.method, model.settings):
+        method.use_frozen(_built(config, models_of(config)[frozen]))
     return method
 
 
@@ -72,7 +73,7 @@ def _kept(method: Method, size: int, channels: int) -> int:
     with torch.device("cpu"):
         draws = [keyed_rng(0, *key) for key in keys]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        list(method.training_step(batch, draws))
+        list(method.training_step(method.prepared(batch), draws))
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // (4 * SLICES)
 
 

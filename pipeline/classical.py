@@ -202,7 +202,7 @@ def _facts(name: str) -> dict[str, Any]:
     nothing = float("nan")
     return {
         **{"model": name, "method": name, "conditioning": "", "condition_dropout": nothing},
-        **{"weights": "", "weights_sha256": "", "features_sha256": "", "epoch": -1},
+        **{"weights": "", "weights_sha256": "", "frozen_sha256": "", "epoch": -1},
         **{"parameters": 0, "activity_scale": nothing, "samples": 1, "sampler": "", "steps": 1},
         **{"eta": nothing, "guidance": nothing, "seed": -1, "training_seed": -1, "doubts": ""},
     }

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -80,12 +81,54 @@ def osem(
     seen = [torch.where(part > 0, 1 / part, 0) for part in model.sensitivity]
     for _ in range(iterations):
         for subset in subsets:
-            expected = model.forward(image, subset).add_(background[subset])
-            expected.clamp_min_(FEWEST_COUNTS)
-            image *= model.back(torch.div(prompts[subset], expected, out=expected), subset)
+            image *= _compared(model, image, prompts[subset], background[subset], subset)
             image *= seen[subset]
             threshold(image, SMALLEST_PIXEL, 0.0, inplace=True)
         yield image
+
+
+def em_step(
+    model: ForwardModel,
+    image: torch.Tensor,
+    prompts: Sequence[torch.Tensor],
+    background: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    """One step of EM with all counts (Shepp and Vardi, IEEE TMI 1(2), 1982), whatever the subsets.
+
+    ``x <- x / (M^T 1) * M^T (y / (M x + r))`` never lowers the Poisson likelihood, and leaves 0
+    where x is 0.
+
+    Parameters
+    ----------
+    image : tensor (pixel, slice)
+        x, not negative, in the model's unit.
+    model, prompts, background
+        As of `osem`.
+
+    Returns
+    -------
+    tensor (pixel, slice)
+        0 also where M^T 1 is 0: pixels that no count can come from.
+    """
+    subsets, compared = range(model.projector.subsets), torch.zeros_like(image)
+    for subset in subsets:
+        compared += _compared(model, image, prompts[subset], background[subset], subset)
+    sensitivity = sum(model.sensitivity[1:], model.sensitivity[0])
+    found = image * compared * torch.where(sensitivity > 0, 1 / sensitivity, 0)
+    return threshold(found, SMALLEST_PIXEL, 0.0)
+
+
+def _compared(
+    model: ForwardModel,
+    image: torch.Tensor,
+    prompts: torch.Tensor,
+    background: torch.Tensor,
+    subset: int,
+) -> torch.Tensor:
+    """M_s^T (y_s / (M_s x + r_s)), (pixel, slice)."""
+    expected = model.forward(image, subset).add_(background)
+    expected.clamp_min_(FEWEST_COUNTS)
+    return model.back(torch.div(prompts, expected, out=expected), subset)
 
 
 def reconstruct(
@@ -127,7 +170,7 @@ def reconstruct(
         {"osem": np.concatenate(images), **identity},
         hdf5.provenance(
             {
-                "osem": asdict(settings) | ({"filter_mm": filter_mm} if filter_mm else {}),
+                "osem": said(settings, filter_mm),
                 "simulation": asdict(simulation),
                 "scanner": asdict(projector.ring),
                 "grid": asdict(projector.grid),
@@ -139,8 +182,13 @@ def reconstruct(
     )
 
 
+def said(settings: OsemSettings, filter_mm: float) -> dict[str, Any]:
+    """Give the settings that decide images, as files of them say."""
+    return asdict(settings) | ({"filter_mm": filter_mm} if filter_mm else {})
+
+
 def reconstruct_scan(
-    scan: h5py.File, settings: OsemSettings, model: ForwardModel
+    scan: h5py.File, settings: OsemSettings, model: ForwardModel, filter_mm: float = 0.0
 ) -> tuple[np.ndarray, list[str]]:
     """Reconstruct the images of an open file of `pipeline.storage.kinds.SCAN`.
 
@@ -148,6 +196,8 @@ def reconstruct_scan(
     ----------
     model : ForwardModel
         Without factors, which the file has.
+    filter_mm : float
+        As of `reconstruct`.
 
     Returns
     -------
@@ -172,7 +222,7 @@ def reconstruct_scan(
     images, explained = [], []
     for part in _parts(len(scan["factors"])):
         own = _with_factors(scan, part, model)
-        images.append(_image(scan, part, own, settings.iterations))
+        images.append(_image(scan, part, own, settings.iterations, filter_mm))
         explained.append(_explained(scan, part, own, images[-1]))
     return np.concatenate(images), list(_doubts(np.concatenate(explained), settings.subsets))
 
@@ -212,7 +262,7 @@ def _with_factors(file: h5py.File, part: slice, plain: ForwardModel) -> ForwardM
 
 
 def _image(
-    file: h5py.File, part: slice, model: ForwardModel, iterations: int, filter_mm: float = 0.0
+    file: h5py.File, part: slice, model: ForwardModel, iterations: int, filter_mm: float
 ) -> np.ndarray:
     """Images (slice, y, x) of some rows, in counts per mm."""
     prompts, background = (

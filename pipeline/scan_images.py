@@ -28,9 +28,15 @@ log = logging.getLogger(__name__)
 
 
 def scan_osem(
-    scan: Path, output: Path, nifti: Path, settings: OsemSettings, psf_fwhm_mm: float, grid: Grid
+    scan: Path,
+    output: Path,
+    nifti: Path,
+    settings: OsemSettings,
+    psf_fwhm_mm: float,
+    grid: Grid,
+    filter_mm: float = 0.0,
 ) -> None:
-    """Rule ``scan_osem``: OSEM of the prompts, with the scan's factors and background.
+    """Rules ``scan_osem`` and ``scan_osem_input``: OSEM with the scan's factors and background.
 
     Parameters
     ----------
@@ -42,6 +48,8 @@ def scan_osem(
     psf_fwhm_mm : float
         Resolution that is modelled; 0 for none.
     grid : Grid
+    filter_mm : float
+        Full width at half maximum of a Gaussian filter afterwards; 0 for none.
 
     Raises
     ------
@@ -53,10 +61,10 @@ def scan_osem(
         ring, device = placed(file), device_for("sparse")
         matrices = system_matrices(ring, grid, settings.subsets)
         model = ForwardModel(SparseProjector(ring, grid, *matrices, device), psf_fwhm_mm)
-        images, doubts = osem.reconstruct_scan(file, settings, model)
+        images, doubts = osem.reconstruct_scan(file, settings, model, filter_mm)
         for doubt in doubts:
             log.warning("%s: %s", scan, doubt)
-        said = {"osem": asdict(settings), "psf_fwhm_mm": psf_fwhm_mm}
+        said = {"osem": osem.said(settings, filter_mm), "psf_fwhm_mm": psf_fwhm_mm}
         write(file, images, grid, output, nifti, said, doubts="\n".join(doubts))
 
 

@@ -49,7 +49,8 @@ def calibrate(
         scale = float(first.attrs["activity_scale"])
         for file, shard in opened:
             _check(matching(file, shard, model, scale), first)
-        levels = interval_levels(int(first.attrs["samples"]))
+        pairs = bool(first.attrs.get("antithetic", False))
+        levels = interval_levels(int(first.attrs["samples"]), pairs)
         floor, of = FLOOR * scale, {}
         for reference, dataset in REFERENCES.items():
             found = np.concatenate(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models import metrics, perceptual
-from models.conformal import scores
+from models.conformal import deviation, scores
 from models.dataset import Scales
 from models.evaluation.catalogue import REFERENCES
 from models.evaluation.factors import Factors
@@ -34,6 +34,8 @@ class Images:
         (N, K, y, x), activity units, K > 1: what the images are the means of.
     factors : Factors, optional
         That calibrate the samples' intervals.
+    antithetic : bool
+        Whether the samples are pairs, the second opposite to the first.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class Images:
         scales: Scales,
         samples: np.ndarray | None = None,
         factors: Factors | None = None,
+        antithetic: bool = False,
     ):
+        self.antithetic = antithetic
         self.activity, self.slices, self._scales, self._samples = activity, slices, scales, samples
         self._factors = factors
         self._means: dict[str, np.ndarray] = {}
@@ -80,7 +84,7 @@ class Images:
     @cached_property
     def deviations(self) -> Tensor:
         """(N, 1, y, x), activity units: the samples' standard deviations."""
-        return self.draws.std(dim=1, keepdim=True)
+        return torch.from_numpy(deviation(self.draws.numpy(), self.antithetic))[:, None]
 
 
 class Compared:
@@ -206,12 +210,13 @@ def sd_error_correlation(compared: Compared, region: str) -> Tensor:
 def coverage(compared: Compared, region: str) -> dict[float, Tensor]:
     """See `models.metrics.interval_coverage`."""
     references = torch.from_numpy(compared.reference_activity)[:, None]
-    return metrics.interval_coverage(compared.of.draws, references, compared.mask(region))
+    mask, pairs = compared.mask(region), compared.of.antithetic
+    return metrics.interval_coverage(compared.of.draws, references, mask, pairs)
 
 
 def width(compared: Compared, region: str) -> dict[float, Tensor]:
     """See `models.metrics.interval_width`."""
-    return metrics.interval_width(compared.of.draws, compared.mask(region))
+    return metrics.interval_width(compared.of.draws, compared.mask(region), compared.of.antithetic)
 
 
 def coverage_calibrated(compared: Compared, region: str) -> dict[float, Tensor]:

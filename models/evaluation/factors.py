@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from models.evaluation.catalogue import REFERENCES
+from models.evaluation.metrics_table import CONSISTENCY
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic_file, check_readable
 from pipeline.storage.system_errors import unreadable
 
 SAMPLING = (
     *("model", "weights_sha256", "weights", "activity_scale"),
-    *("sampler", "steps", "eta", "guidance", "samples", "dose"),
+    *("sampler", "steps", "eta", "guidance", "antithetic", *CONSISTENCY, "samples", "dose"),
 )
 """Attributes in which the reconstructions agree that calibrate and that are measured."""
 
@@ -38,7 +39,7 @@ class Factors:
 
 def sampling_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Give how the images of a reconstruction were sampled: its attributes, in plain types."""
-    found = {"dose": 1.0, **attributes}
+    found = {"dose": 1.0, **dict.fromkeys(("antithetic", *CONSISTENCY), 0), **attributes}
     found = {name: found[name] for name in SAMPLING}
     return {
         name: value.item() if isinstance(value, np.generic) else value

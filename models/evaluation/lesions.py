@@ -177,7 +177,8 @@ def lesion_metrics(
 ) -> None:
     """Rule ``lesion_metrics``: measure all images of a dose, of all test subjects.
 
-    Of a model with K samples, the means of the first 1, 2, ... K are measured.
+    Of a model with K samples, the means of the first 1, 2, ... K are measured; of antithetic ones
+    those of the first and of whole pairs.
 
     Parameters
     ----------
@@ -257,7 +258,8 @@ def _images(
                 yield images.reshape(*shape, *images.shape[1:]), of, 1
                 continue
             samples = hdf5.finite(file["samples"], rows)
-            for count in range(1, samples.shape[1] + 1):
+            pairs = file.attrs.get("antithetic", 0)  # half a pair is no mean
+            for count in (1, *range(2, samples.shape[1] + 1, 2 if pairs else 1)):
                 images = samples[:, :count].mean(axis=1)
                 yield images.reshape(*shape, *images.shape[1:]), of, count
 

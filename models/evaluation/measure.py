@@ -11,7 +11,7 @@ from models.evaluation import catalogue, compute
 from models.evaluation.catalogue import CALIBRATED, IMAGES, REFERENCES, SAMPLES, Key
 from models.evaluation.compute import Compared, Images
 from models.evaluation.factors import Factors
-from models.evaluation.metrics_table import COLUMNS
+from models.evaluation.metrics_table import COLUMNS, CONSISTENCY
 from models.evaluation.slices import Slices
 from pipeline.storage.errors import InputError
 
@@ -26,6 +26,7 @@ def measure(
     *,
     samples: np.ndarray | None = None,
     factors: Factors | None = None,
+    antithetic: bool = False,
     references: Sequence[str] = tuple(REFERENCES),
     regions: Sequence[str] | None = None,
 ) -> Values:
@@ -43,6 +44,8 @@ def measure(
         (N, K, y, x), activity units, K > 1: what the images are the means of.
     factors : Factors, optional
         That calibrate the samples' intervals.
+    antithetic : bool
+        Whether the samples are pairs, the second opposite to the first.
     references : sequence of str
         Of "osem" and "truth"; metrics without a reference are always computed.
     regions : sequence of str, optional
@@ -50,7 +53,7 @@ def measure(
     """
     measured = {IMAGES} if samples is None else {IMAGES, SAMPLES}
     measured |= {CALIBRATED} if factors else set()
-    seen = Images(images, slices, scales, samples, factors)
+    seen = Images(images, slices, scales, samples, factors, antithetic)
     compared = {name: Compared(seen, name) for name in ("", *references)}
     values: Values = {}
     for metric, (name, reference, region) in catalogue.ordered():
@@ -142,6 +145,8 @@ def origin_of(attributes: Mapping[str, Any], estimate: str) -> dict[str, Any]:
     }
     if attributes["sampler"]:
         origin |= {name: attributes[name] for name in ("sampler", "steps", "eta", "guidance")}
+        # Absent from files of before there was any.
+        origin |= {name: attributes.get(name, 0) for name in ("antithetic", *CONSISTENCY)}
         origin["sampling_seed"] = attributes["seed"]
     return origin
 
@@ -169,5 +174,12 @@ def rows_of_model(
     single = measure(samples[:, 0], slices, scales)
     yield tidy(slices, origin_of(attributes, "single"), single)
     if samples.shape[1] > 1:
-        mean = measure(samples.mean(axis=1), slices, scales, samples=samples, factors=factors)
+        mean = measure(
+            samples.mean(axis=1),
+            slices,
+            scales,
+            samples=samples,
+            factors=factors,
+            antithetic=bool(attributes.get("antithetic", False)),
+        )
         yield tidy(slices, origin_of(attributes, "mean"), mean)

@@ -37,6 +37,10 @@ COLUMNS = {
     "steps": "Int64",
     "eta": "float64",
     "guidance": "float64",
+    "antithetic": "Int64",  # 1 if every second sample starts from the negative of the noise before
+    "consistency_steps": "Int64",  # EM steps with the measured counts; 0 for none
+    "consistency_strength": "float64",
+    "consistency_start": "float64",
     "samples": "Int64",  # of which the image is the mean
     "sampling_seed": "Int64",
     "metric": "str",
@@ -48,6 +52,9 @@ COLUMNS = {
 
 Metrics, references and regions are those of `models.evaluation.catalogue`.
 """
+
+CONSISTENCY = ("consistency_steps", "consistency_strength", "consistency_start")
+"""Columns, and attributes of reconstructions by models that sample; zeros where it is off."""
 
 PART = 500_000
 """Lines of the table that are read at a time: some 100 MB."""

@@ -11,15 +11,17 @@ import pandas as pd
 import typer
 
 from models.configuration import read_configuration
+from models.consistency import Measurements
 from models.dataset import SliceKey
 from models.evaluation.factors import read_factors
 from models.evaluation.measure import rows_of_model
 from models.evaluation.metrics_table import read_parts
 from models.evaluation.slices import Slices
 from models.reconstruct import Reconstructor
+from models.sections import frozen_of
 from models.settings import Settings
 from pipeline.jobs.doses import folder
-from pipeline.jobs.experiment import models_of
+from pipeline.jobs.experiment import measured_by, models_of
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SHARD
@@ -65,11 +67,11 @@ def recompute(
         choices = ", ".join(map(str, doses))
         raise InputError(str(dose), "is no dose of this study", f"choose from {choices}")
     table_path, shard_path = results / "metrics.csv.gz", _shard(config, key.subject, dose)
-    features = models[model].settings.get("features")
+    frozen = frozen_of(models[model].method, models[model].settings)
     settings = Settings.of(asdict(models[model]), config)
     reconstructor = Reconstructor(
-        _weights(results, model),
-        _weights(results, features) if features else None,
+        _weights(results, models[model].trained),
+        _weights(results, frozen) if frozen else None,
         settings,
         settings.training.threads or os.cpu_count() or 1,
     )
@@ -93,7 +95,10 @@ def recompute(
         )
 
     index = slices.keys.index(key)
-    samples = reconstructor.samples(slices, [index], settings.sampling)
+    counts = None
+    if reconstructor.sees_counts(settings.sampling):
+        counts = _measured(config, key.subject, dose)
+    samples = reconstructor.samples(slices, [index], settings.sampling, counts)
     with hdf5.opened(shard_path, SHARD) as shard:
         measured = Slices.read(shard, np.array([index]))
     facts = reconstructor.facts(settings.sampling) | {"dose": dose}
@@ -109,6 +114,13 @@ def recompute(
         }
     )
     return lines.assign(difference=lines["recomputed"] - lines["table"])
+
+
+def _measured(config: Mapping[str, Any], subject: str, dose: float) -> Measurements:
+    data, physics = Path("data") / config["name"], measured_by(config)
+    matrix = data / "system_matrix" / "reconstruction.h5"
+    sinogram = data / "sinograms" / folder(dose) / f"{subject}.h5"
+    return Measurements.simulated([sinogram], str(matrix), physics)
 
 
 def _weights(results: Path, model: str) -> Path:

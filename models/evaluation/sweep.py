@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from models.consistency import Measurements
 from models.evaluation.measure import measure, origin_of, tidy
 from models.evaluation.metrics_table import write_table
 from models.evaluation.slices import Slices
@@ -22,8 +22,9 @@ def sweep(
     output: Path,
     settings: Settings,
     varied: Sweep,
-    features: Path | None,
+    frozen: Path | None,
     threads: int,
+    measured: Measurements | None = None,
 ) -> None:
     """Reconstruct the same slices with every checkpoint and under every condition.
 
@@ -39,10 +40,12 @@ def sweep(
     settings : Settings
     varied : Sweep
         How many slices of each subject, and what replaces the settings' sampling.
-    features : Path or None
-        Weights of the model whose features this one was trained with.
+    frozen : Path or None
+        Weights of the other model that this one was trained with.
     threads : int
         CPU cores that may be used.
+    measured : Measurements or None
+        Of the shards, if any of the conditions sees the counts.
 
     Raises
     ------
@@ -51,14 +54,18 @@ def sweep(
     """
     tables = []
     for path in weights:
-        model = Reconstructor(path, features, settings, threads)
+        model = Reconstructor(path, frozen, settings, threads)
+        # What is imported and laid out once is of no setting's time.
+        once = settings.sampling.changed({"steps": 1, "samples": 1, "consistency": {"steps": 0}})
+        model.samples(model.slices(shard_paths[:1]), [0], once)
         for changes in varied.sampling:
-            sampling = replace(settings.sampling, **changes)
-            for shard_path in shard_paths:
+            sampling = settings.sampling.changed(changes)
+            for number, shard_path in enumerate(shard_paths):
+                counts = measured.of(number) if measured else None
                 slices = model.slices([shard_path])
                 chosen = slices.evenly_spaced(varied.slices)
                 start = time.perf_counter()
-                images = model.samples(slices, chosen, sampling).mean(axis=1)
+                images = model.samples(slices, chosen, sampling, counts).mean(axis=1)
                 seconds = (time.perf_counter() - start) / len(chosen)
                 with hdf5.opened(shard_path, SHARD) as shard:
                     found = Slices.read(shard, np.array(chosen))

@@ -1,7 +1,7 @@
 """What a method is: networks, a training step and a prediction."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -12,6 +12,12 @@ from models.channels import CHANNELS, IMAGES
 from models.dataset import Batch, SliceKey
 from models.settings import Network, Sampling
 from pipeline.storage.errors import InputError
+
+Correct = Callable[[Tensor, float], Tensor]
+"""(images, (N, 1, size, size); part of the sampling steps behind, 0 at the first) -> images.
+
+What an estimate of the images is replaced by at each step of sampling, in the estimate's unit.
+"""
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,6 @@ class Method(ABC):
         What networks that give zeros mean, in [0, 1] units.
     network : nn.Module
         What predicts: the trained weights that are saved and counted.
-    features_of : str or None
-        Method whose trained network the setting ``features`` names, if there is one.
     frozen : nn.Module or None
         A network of another method that is used but neither trained, saved nor counted.
     samples : bool
@@ -116,7 +120,6 @@ class Method(ABC):
     settings: MethodSettings
     middle: ClassVar[float] = 0.0
     network: nn.Module
-    features_of: ClassVar[str | None] = None
     frozen: nn.Module | None = None
     samples: ClassVar[bool] = False
 
@@ -128,28 +131,51 @@ class Method(ABC):
         """Networks that are trained, each by an optimiser of its own."""
         return {"network": self.network}
 
-    def relative(self, batch: Batch) -> Batch:
-        """Give a batch whose images are what networks are to give.
+    def prepared(self, batch: Batch) -> Batch:
+        """Give a batch as `training_step` takes it: what networks see, and what they are to give.
 
         Of ``residual`` ones these are differences, around `middle`, so that networks begin with an
         image and not with nothing.
         """
-        if not self.settings.residual:
-            return batch
-        return batch._replace(image=batch.image - self._seen(batch.inputs) + self.middle)
+        seen, image = self.seen(batch.inputs), batch.image
+        if self.settings.residual:
+            image = image - self.base_image(seen) + self.middle
+        return batch._replace(inputs=seen, image=image)
 
     def reconstruct(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
+        self,
+        inputs: Tensor,
+        keys: Sequence[SliceKey],
+        sampling: Sampling,
+        seed: int,
+        correct: Correct | None = None,
     ) -> Tensor:
-        """Give whole images, of what `predict` gives; parameters and result as there."""
-        found = self.predict(inputs, keys, sampling, seed)
-        return found + self._seen(inputs) - self.middle if self.settings.residual else found
+        """Give whole images of inputs as in `Batch`; other parameters and result as `predict`.
 
-    def _seen(self, inputs: Tensor) -> Tensor:
-        """(N, 1, size, size): the first image among the inputs, in [0, 1] units."""
+        ``correct`` is of whole images, too, also of ``residual`` networks.
+        """
+        seen = self.seen(inputs)
+        if not self.settings.residual:
+            return self.predict(seen, keys, sampling, seed, correct)
+        base = self.base_image(seen) - self.middle
+        own = None if correct is None else _shifted(correct, base)
+        return self.predict(seen, keys, sampling, seed, own) + base
+
+    def seen(self, inputs: Tensor) -> Tensor:
+        """Give what networks see of inputs, (N, C, size, size) as in `Batch`: here all of them."""
+        return inputs
+
+    def base_image(self, seen: Tensor) -> Tensor:
+        """Give the image that ``residual`` networks differ from, of what they see.
+
+        Returns
+        -------
+        Tensor
+            (N, 1, size, size) in [0, 1] units: the first image among the ``conditioning``.
+        """
         images = [CHANNELS[name].scale == IMAGES for name in self.settings.conditioning]
         first = images.index(True)
-        return inputs[:, first : first + 1]
+        return seen[:, first : first + 1]
 
     @abstractmethod
     def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
@@ -158,7 +184,7 @@ class Method(ABC):
         Parameters
         ----------
         batch : Batch
-            On the network's device.
+            As `prepared` gives it, on the network's device.
         draws : sequence of torch.Generator
             One a slice, on the CPU: the only source of random numbers, so that those of a slice do
             not depend on the others of its batch.
@@ -171,19 +197,26 @@ class Method(ABC):
 
     @abstractmethod
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
+        self,
+        inputs: Tensor,
+        keys: Sequence[SliceKey],
+        sampling: Sampling,
+        seed: int,
+        correct: Correct | None = None,
     ) -> Tensor:
         """Give images, or of ``residual`` networks differences; see `reconstruct`.
 
         Parameters
         ----------
         inputs : Tensor
-            (N, C, size, size), as in `Batch`.
+            (N, C, size, size), of `seen`.
         keys : sequence of SliceKey
             N keys; random draws for a slice depend on its key and the seed alone.
         sampling : Sampling
         seed : int
             The configuration's ``seed``.
+        correct : callable or None
+            Of methods that sample, in [0, 1] units; see `Correct`.
 
         Returns
         -------
@@ -192,13 +225,41 @@ class Method(ABC):
             method `samples`, else 1.
         """
 
-    def use_features(self, source: "Method") -> None:
-        """Take another, trained method as the source of features; most methods need none."""
-        raise TypeError(f"{type(self).__name__} takes no features from {type(source).__name__}")
+    def use_frozen(self, trained: "Method") -> None:
+        """Take another, trained method, whose network becomes `frozen`; most methods need none.
+
+        Raises
+        ------
+        TypeError
+            If it is of no use to this one.
+        """
+        raise TypeError(f"{type(self).__name__} uses no network of {type(trained).__name__}")
 
     def parameter_count(self) -> int:
         """Count the trainable parameters."""
         return trainable_parameters(self.network)
+
+
+def _shifted(correct: Correct, by: Tensor) -> Correct:
+    """Give the same of images without what they are shifted by."""
+    return lambda images, done: correct(images + by, done) - by
+
+
+ONE_PASS = Sampling("", steps=1, eta=0.0, guidance=0.0, samples=1, antithetic=False)
+"""For methods that do not sample: of no effect on them."""
+
+
+@torch.no_grad()
+def regressed(method: Method, inputs: Tensor) -> Tensor:
+    """Give the images of a trained method that does not sample, of inputs as in `Batch`.
+
+    Returns
+    -------
+    Tensor
+        (N, 1, size, size) float32 in [0, 1] units (not clipped): whole images, of ``residual``
+        networks, too.
+    """
+    return method.reconstruct(inputs, (), ONE_PASS, 0).float()  # nothing is drawn: no key is needed
 
 
 def check_finite(images: Tensor, keys: Sequence[SliceKey], maker: str) -> None:

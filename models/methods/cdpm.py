@@ -1,21 +1,21 @@
 """cDPM, conditional denoising diffusion: forward process, training objective, guided sampling.
 
-Images are in [-1, 1] here. With a_t the cumulative product of 1 - beta_t, the forward process is
-x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, eps ~ N(0, 1), t = 0 .. T - 1.
+Images in [-1, 1], over `CDPMSettings.sigma_data`, are x_0 here. With a_t the cumulative product of
+1 - beta_t, the forward process is x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, eps ~ N(0, 1),
+t = 0 .. T - 1.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.dataset import Batch, SliceKey, from_signed, to_signed
 from models.draws import normal_like
-from models.methods.base import Method, MethodSettings, Objective
+from models.methods.base import Correct, Method, MethodSettings, Objective
 from models.networks.unet import Features, make_unet
 from models.sampling import Denoiser, sample, with_schedule
 from models.settings import Network, Sampling
@@ -35,12 +35,21 @@ class CDPMSettings(NoiseSchedule, MethodSettings):
         "epsilon" (the paper's), "v_prediction" or "sample" (x_0).
     condition_dropout : float
         Probability p_dp that a training slice's conditions are replaced by zeros.
+    sigma_data : float
+        What images in [-1, 1], or ``residual`` ones' differences, are divided by. As the standard
+        deviation of these it gives x_0 a variance of 1, for which the noise schedule is meant
+        (sigma_data of Karras et al., NeurIPS 2022, appendix B.6); 1 leaves them as they are.
+    min_snr_gamma : float
+        The squared error of x_0 is weighted by min(SNR, gamma), SNR = a_t / (1 - a_t), whatever is
+        predicted (Hang et al., ICCV 2023, equation 7); 0 for the plain squared error of that.
     """
 
-    training_alone = MethodSettings.training_alone | {"condition_dropout"}
+    training_alone = MethodSettings.training_alone | {"condition_dropout", "min_snr_gamma"}
 
     prediction: str
     condition_dropout: float
+    sigma_data: float = field(default=1.0, kw_only=True)  # weights from before it have none
+    min_snr_gamma: float = field(default=0.0, kw_only=True)  # likewise
 
 
 class Condition(NamedTuple):
@@ -63,6 +72,15 @@ class Condition(NamedTuple):
 
 def _followed_by_zeros(x: Tensor) -> Tensor:
     return torch.cat([x, torch.zeros_like(x)])
+
+
+def _of_diffused(correct: Correct, sigma_data: float) -> Correct:
+    """Give the same of x_0, images in [-1, 1] over sigma_data."""
+
+    def scaled(x: Tensor, done: float) -> Tensor:
+        return to_signed(correct(from_signed(x * sigma_data), done)) / sigma_data
+
+    return scaled
 
 
 class CDPM(Method):
@@ -93,13 +111,14 @@ class CDPM(Method):
         return with_schedule(DDPMScheduler, self.settings)
 
     def training_step(self, batch: Batch, draws: Sequence[torch.Generator]) -> Iterator[Objective]:
-        """Yield ``loss``, E |target - network(x_t, t, C)|^2 at random t, one draw of eps a slice.
+        """Yield ``loss``, E w_t |target - network(x_t, t, C)|^2 at random t, one eps a slice.
 
-        The target is eps (the paper's), v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, or x_0. For
+        The target is eps (the paper's), v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, or x_0; w_t is 1, or
+        that of ``min_snr_gamma``. For
         classifier-free guidance C is replaced by zeros with probability ``condition_dropout``,
         independently for each slice.
         """
-        image = to_signed(batch.image)
+        image = to_signed(batch.image) / self.settings.sigma_data
         steps, dropout = self.settings.timesteps, self.settings.condition_dropout
         t = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws])
         t = t.to(image.device)
@@ -107,20 +126,37 @@ class CDPM(Method):
         noise = normal_like(image, draws)
         condition = self.condition(batch.inputs).times(keep.to(image))
         output = self._denoise(self.schedule.add_noise(image, noise, t), t, condition)
-        loss = F.mse_loss(output.float(), self._target(image, noise, t))
-        yield Objective("network", {"loss": loss})
+        error = (output.float() - self._target(image, noise, t)).square()
+        yield Objective("network", {"loss": (self._weights(t) * error).mean()})
 
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
+        self,
+        inputs: Tensor,
+        keys: Sequence[SliceKey],
+        sampling: Sampling,
+        seed: int,
+        correct: Correct | None = None,
     ) -> Tensor:
         """Draw samples, (N, K, size, size); see `sample`. The condition is computed once."""
         denoiser = self._guided(self.condition(inputs), sampling.guidance)
-        forward, like, prediction = self.settings, inputs[:, :1], self.settings.prediction
+        own, like = self.settings, inputs[:, :1]
+        scaled = None if correct is None else _of_diffused(correct, own.sigma_data)
         samples = [
-            sample(denoiser, like, keys, forward, prediction, sampling, seed, number)
+            sample(
+                denoiser,
+                like,
+                keys,
+                own,
+                own.prediction,
+                sampling,
+                seed,
+                number,
+                1 / own.sigma_data,
+                scaled,
+            )
             for number in range(sampling.samples)
         ]
-        return from_signed(torch.cat(samples, dim=1))
+        return from_signed(torch.cat(samples, dim=1) * own.sigma_data)
 
     def _denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.network(torch.cat([x, condition.inputs], dim=1), t, condition.features)
@@ -149,3 +185,17 @@ class CDPM(Method):
         if prediction == "sample":
             return image
         return self.schedule.get_velocity(image, noise, t)
+
+    def _weights(self, t: Tensor) -> Tensor:
+        """(N, 1, 1, 1): of the squared error of what is predicted, at each slice's step.
+
+        At given x_t, errors of x_0 are those of eps over sqrt(SNR), of v over sqrt(SNR + 1).
+        """
+        gamma, prediction = self.settings.min_snr_gamma, self.settings.prediction
+        if gamma == 0:
+            return torch.ones(len(t), 1, 1, 1, device=t.device)
+        signal = self.schedule.alphas_cumprod.to(t.device)[t]
+        ratio = signal / (1 - signal)
+        of_image = {"epsilon": ratio, "v_prediction": ratio + 1, "sample": torch.ones_like(ratio)}
+        weights = ratio.clamp(max=gamma) / of_image[prediction]
+        return weights.float()[:, None, None, None]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.dataset import Batch, SliceKey
-from models.methods.base import Method, MethodSettings, Objective
+from models.methods.base import Correct, Method, MethodSettings, Objective
 from models.networks.deeppet import DeepPETNetwork
 from models.settings import Network, Sampling
 
@@ -50,7 +50,12 @@ class DeepPET(Method):
         yield Objective("network", {"loss": F.mse_loss(prediction.float(), batch.image)})
 
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
+        self,
+        inputs: Tensor,
+        keys: Sequence[SliceKey],
+        sampling: Sampling,
+        seed: int,
+        correct: Correct | None = None,
     ) -> Tensor:
         """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
         return self.network(inputs)

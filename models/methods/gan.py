@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dataset import Batch, SliceKey, from_signed, to_signed
-from models.methods.base import Method, MethodSettings, Objective
+from models.methods.base import Correct, Method, MethodSettings, Objective
 from models.networks.patchgan import PatchDiscriminator
 from models.networks.resnet_generator import ResNetGenerator
 from models.settings import Network, Sampling
@@ -131,7 +131,12 @@ class GAN(Method):
             yield Objective("network", self.generator_losses(logits, fake.float(), image))
 
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
+        self,
+        inputs: Tensor,
+        keys: Sequence[SliceKey],
+        sampling: Sampling,
+        seed: int,
+        correct: Correct | None = None,
     ) -> Tensor:
         """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
         return from_signed(self.network(inputs))

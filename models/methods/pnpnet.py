@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.dataset import Batch, SliceKey
-from models.methods.base import Method, MethodSettings, Objective
+from models.methods.base import Correct, Method, MethodSettings, Objective
 from models.networks.unet import make_unet
 from models.settings import Network, Sampling
 
@@ -58,7 +58,12 @@ class PnPNet(Method):
         yield Objective("network", losses)
 
     def predict(
-        self, inputs: Tensor, keys: Sequence[SliceKey], sampling: Sampling, seed: int
+        self,
+        inputs: Tensor,
+        keys: Sequence[SliceKey],
+        sampling: Sampling,
+        seed: int,
+        correct: Correct | None = None,
     ) -> Tensor:
         """Reconstruct in one pass; nothing is drawn, so the other arguments do not matter."""
         return self.network(inputs)

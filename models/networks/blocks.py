@@ -5,12 +5,25 @@ attention.
 """
 
 import math
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks import fused
+from models.networks import fused, plain
+
+FEW_POSITIONS = 256
+"""Positions below which PyTorch's kernel of full attention takes longer than its operations."""
+
+
+def operations(x: Tensor) -> ModuleType:
+    """Choose the functions that compute on x: those of `fused`, or of `plain`.
+
+    Fused ones are made for a processor's caches, and have float32 between matrix products. On GPUs
+    they wait for a measurement that they are faster there, as `benchmarks.gpu` makes it.
+    """
+    return plain if x.device.type == "cuda" or x.dtype == torch.float64 else fused
 
 
 class RMSNorm(nn.Module):
@@ -22,7 +35,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalise x, (N, C, H, W), and add the residual."""
-        return fused.norm(x, self.scaled_gain, residual)
+        return operations(x).norm(x, self.scaled_gain, residual)
 
     @property
     def scaled_gain(self) -> Tensor:
@@ -45,11 +58,12 @@ class ConvUnit(nn.Module):
         residual: Tensor | None = None,
     ) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W), and add the residual."""
-        x, gain = fused.conv3x3(x, self.conv.weight, self.conv.bias), self.norm.scaled_gain
+        own, gain = operations(x), self.norm.scaled_gain
+        x = own.conv3x3(x, self.conv.weight, self.conv.bias)
         if modulation is None:
-            return fused.norm_silu(x, gain, residual=residual)
+            return own.norm_silu(x, gain, residual=residual)
         scale, shift = modulation  # (N, C) each
-        return fused.norm_silu(x, gain * (scale + 1), shift, residual)
+        return own.norm_silu(x, gain * (scale + 1), shift, residual)
 
 
 class ResBlock(nn.Module):
@@ -104,7 +118,8 @@ class LinearAttention(Attention):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         weights = self.qkv.weight, self.memory, self.out.weight, self.out.bias
-        return self.out_norm(fused.linear_attention(self.norm(x), *weights), residual=x)
+        attended = operations(x).linear_attention(self.norm(x), *weights)
+        return self.out_norm(attended, residual=x)
 
 
 class FullAttention(Attention):
@@ -120,7 +135,11 @@ class FullAttention(Attention):
             torch.cat([memory.expand(n, -1, -1, -1).to(image), image], dim=-2)
             for memory, image in zip(self.memory, kv, strict=True)
         )  # (N, heads, memory + H W, D) each
-        tokens = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        if h * w < FEW_POSITIONS:
+            attended = (q @ k.mT * self.head_dim**-0.5).softmax(dim=-1).to(v) @ v
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        tokens = attended.transpose(1, 2).flatten(2)
         return x + self.out(tokens).transpose(1, 2).unflatten(-1, (h, w))  # (N, C, H, W)
 
 
@@ -136,8 +155,10 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed steps t, (N,), as (N, channels)."""
-        exponent = torch.arange(self.frequencies, device=t.device) / (self.frequencies - 1)
-        angle = t[:, None].float() * 10000.0**-exponent  # (N, width / 2)
+        dtype = next(self.mlp.parameters()).dtype
+        each = torch.arange(self.frequencies, device=t.device, dtype=dtype)
+        exponent = each / (self.frequencies - 1)
+        angle = t[:, None].to(dtype) * 10000.0**-exponent  # (N, width / 2)
         return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
 
 
@@ -151,12 +172,12 @@ class Upsample(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 3, padding=1)
-        self.taps: Tensor
-        # Weight d of an axis reaches tap d and, by the doubled pixel, tap d + 1 (both reversed).
-        self.register_buffer("taps", torch.eye(4)[:, :3] + torch.eye(4)[:, 1:], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, 2 H, 2 W)."""
-        taps = self.taps.flip(0)
-        kernel = torch.einsum("oiyx,uy,vx->iouv", self.weight, taps, taps)
+        # Weight d of an axis reaches tap d and, by the doubled pixel, tap d + 1, both reversed: a
+        # tap is the sum of what is there of two neighbours. Other layouts are slower.
+        weight = self.weight.transpose(0, 1).flip(2, 3)  # (in_channels, out_channels, 3, 3)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        kernel = F.avg_pool2d(weight, 2, stride=1, padding=1, divisor_override=1)  # 4 x 4
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)

@@ -8,15 +8,20 @@ rest again.
 
 Images are seen as (N, P, C): N slices of P = H W pixels of C channels, which in the channels-last
 layout is a view. Arithmetic between matrix products is in float32 whatever the inputs are.
+
+`models.networks.plain` has the same functions without all that.
 """
 
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.networks import convolution
+from models.networks.convolution import channels_last
 
 CHUNK = 2**19
 """Elements of a chunk on the CPU: 2 MB of float32, about a core's second-level cache."""
@@ -24,17 +29,8 @@ CHUNK = 2**19
 EPSILON = 1e-12
 """Least length of a channel vector; as `torch.nn.functional.normalize`."""
 
-
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve x, (N, C, H, W), with weight, (O, C, 3, 3), zero-padded, to (N, O, H, W)."""
-    if not torch.is_grad_enabled():
-        return F.conv2d(x, weight, bias, padding=1)
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    return _Conv3x3.apply(x, weight, bias)
+# Assigned, for only so it is one of this module's definitions, whose code decides what runs again.
+conv3x3 = convolution.conv3x3
 
 
 def norm_silu(
@@ -95,34 +91,31 @@ def _pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def _groups(width: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cut tensors, (N, ...) each, into the same few slices: about CHUNK elements of (P, width).
 
     The first tensor is (N, P, C).
     """
-    slices = len(tensors[0])
-    if tensors[0].device.type == "cpu":
-        slices = max(1, CHUNK // (tensors[0].shape[1] * width))
+    slices = max(1, CHUNK // (tensors[0].shape[1] * width))
+    if tensors[0].device.type != "cpu" or slices >= len(tensors[0]):
+        return iter([tensors])
     return zip(*(tensor.split(slices) for tensor in tensors), strict=True)
 
 
 def _chunks(width: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cut a group's tensors, (G, P, ...) each, into the same pixels: about CHUNK elements."""
-    rows = tensors[0].shape[1]
-    if tensors[0].device.type == "cpu":
-        rows = max(1, CHUNK // (len(tensors[0]) * width))
+    rows = max(1, CHUNK // (len(tensors[0]) * width))
+    if tensors[0].device.type != "cpu" or rows >= tensors[0].shape[1]:
+        return iter([tensors])
     return zip(*(tensor.split(rows, dim=1) for tensor in tensors), strict=True)
 
 
 def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Give x / |x|, (G, R, C), and |x|, (G, R, 1), in float32."""
-    rows = rows.float()
-    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min_(EPSILON)
-    return rows / length, length
+    precise = rows.float()
+    length = torch.linalg.vector_norm(precise, dim=-1, keepdim=True).clamp_min_(EPSILON)
+    # In place, unless float32 was given, whose memory is the input's.
+    return torch.div(precise, length, out=None if precise is rows else precise), length
 
 
 def _own_precision(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,44 +132,6 @@ def _own_precision(method: Callable[..., Any]) -> Callable[..., Any]:
     return without_autocast
 
 
-class _Conv3x3(torch.autograd.Function):
-    """A convolution whose weights' gradient is summed over strips of rows on the CPU.
-
-    oneDNN's bfloat16 kernel for that gradient is up to twice as fast when its images fit the cache.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, bias, padding=1)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        for_x, *for_weights = ctx.needs_input_grad
-        rows = max(1, CHUNK // (x.shape[1] * x.shape[3]))  # of a strip
-        strips = x.shape[2] // rows
-        if x.device.type != "cpu" or x.dtype != torch.bfloat16 or strips < 2 or x.shape[2] % rows:
-            return _conv_backward(dy, x, weight, 1, [for_x, *for_weights])
-        dx, _, _ = _conv_backward(dy, x, weight, 1, [for_x, False, False])
-        # (N, H, W, C) -> (N strips, C, rows + 2, W): with the neighbours' rows, zeros at the ends
-        padded = F.pad(_channels_last(x).permute(0, 2, 3, 1), (0, 0, 0, 0, 1, 1))
-        x = padded.unfold(1, rows + 2, rows).permute(0, 1, 4, 2, 3).flatten(0, 1)
-        dy = _channels_last(dy).permute(0, 2, 3, 1).unflatten(1, (strips, rows)).flatten(0, 1)
-        x, dy = (t.permute(0, 3, 1, 2) for t in (x, dy))
-        _, dweight, dbias = _conv_backward(dy, x, weight, 0, [False, *for_weights])
-        return dx, dweight, dbias
-
-
-def _conv_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, pad_rows: int, needed: list[bool]
-) -> tuple[Tensor | None, ...]:
-    one = [1, 1]
-    return torch.ops.aten.convolution_backward(
-        dy, x, weight, [len(weight)], one, [pad_rows, 1], one, False, [0, 0], 1, needed
-    )
-
-
 class _Norm(torch.autograd.Function):
     """silu(z) or z, plus a residual, where z = gain u + shift and u = x / |x|."""
 
@@ -189,25 +144,26 @@ class _Norm(torch.autograd.Function):
         residual: Tensor | None,
         activate: bool,
     ) -> Tensor:
-        x = _channels_last(x)
+        x = channels_last(x)
         y = torch.empty_like(x)
         ctx.save_for_backward(x, gain, shift)
         ctx.activate, ctx.residual = activate, residual is not None
-        added = y if residual is None else _channels_last(residual)  # y is not read then
+        added = y if residual is None else channels_last(residual)  # y is not read then
         zero = gain if shift is None else shift  # gain is not read then
         tensors = _pixels(x), _pixels(added), _pixels(y), gain[:, None], zero[:, None]
         for *pixels, scale, offset in _groups(x.shape[1], *tensors):
             for rows, more, output in _chunks(x.shape[1], *pixels):
-                z = _affine(_unit(rows)[0], scale, None if shift is None else offset)
+                z = _unit(rows)[0]
+                z = z.mul_(scale) if shift is None else torch.addcmul(offset, z, scale, out=z)
                 if activate:
                     F.silu(z, inplace=True)
-                output.copy_(z + more if ctx.residual else z)
+                output.copy_(z.add_(more) if ctx.residual else z)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, shift = ctx.saved_tensors
-        dy, dx = _channels_last(dy), torch.empty_like(x)
+        dy, dx = channels_last(dy), torch.empty_like(x)
         dgain, dshift = torch.zeros_like(gain), torch.zeros_like(gain)
         zero = gain if shift is None else shift
         per_slice = gain[:, None], zero[:, None], dgain, dshift
@@ -217,21 +173,18 @@ class _Norm(torch.autograd.Function):
                 unit, length = _unit(rows)
                 dz = drows.float()
                 if ctx.activate:
-                    z = _affine(unit, scale, None if shift is None else offset)
-                    dz = torch.ops.aten.silu_backward(dz, z)
+                    z = unit * scale if shift is None else torch.addcmul(offset, unit, scale)
+                    dz = torch.ops.aten.silu_backward.grad_input(dz, z, grad_input=z)
                 if shift is not None:
                     doffset += dz.sum(1)
                 product = dz * unit
                 dscale += product.sum(1)
                 # u has length 1: only the part of its gradient across u can change it.
                 along = torch.bmm(product, scale.mT)
-                output.copy_(torch.addcmul(dz * scale, unit, along, value=-1).div_(length))
+                torch.mul(dz, scale, out=product)
+                output.copy_(product.addcmul_(unit, along, value=-1).div_(length))
         no_shift = None if shift is None else dshift
         return dx, dgain, no_shift, dy if ctx.residual else None, None
-
-
-def _affine(unit: Tensor, gain: Tensor, shift: Tensor | None) -> Tensor:
-    return unit * gain if shift is None else torch.addcmul(shift, unit, gain)
 
 
 class _LinearAttention(torch.autograd.Function):
@@ -248,25 +201,29 @@ class _LinearAttention(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, qkv: Tensor, memory: Tensor, out: Tensor, bias: Tensor
     ) -> Tensor:
-        x = _channels_last(x)
+        x = channels_last(x)
         heads, dim = memory.shape[1], memory.shape[3]
         to_q, to_k, to_v = qkv.chunk(3)  # (width, C) each
         to_q, to_k = to_q.to(x.dtype), to_k.to(x.dtype)
         same_head = _same_head(heads, dim, x.device)
         memory_k, memory_v = _memory_rows(memory)
+        to_v, to_out = to_v.float().T, out.float().T * dim**-0.5
+        peak_k, bias = memory_k.amax(0), bias.to(x.dtype)
         y = torch.empty_like(x)
         saved = []
         for pixels, output in _groups(heads * dim, _pixels(x), _pixels(y)):
-            peak, total, gathered = _gather(pixels, to_k, memory_k.amax(0))
+            peak, total, gathered = _gather(pixels, to_k, peak_k)
             weight = (memory_k - peak[:, None]).exp_()  # (G, M, width)
             total += weight.sum(1)
-            context = gathered @ to_v.float().T + weight.mT @ memory_v
+            context = (gathered @ to_v).baddbmm_(weight.mT, memory_v.expand(len(peak), -1, -1))
             context *= same_head / total[..., None]
-            mix = (context @ out.float().T * dim**-0.5).to(x.dtype)  # (G, width, C)
+            mix = (context @ to_out).to(x.dtype)  # (G, width, C)
             for rows, target in _chunks(heads * dim, pixels, output):
-                target.copy_(torch.baddbmm(bias.to(x.dtype), _queries(rows, to_q, heads), mix))
+                q = _queries(rows, to_q, heads).to(x.dtype)
+                torch.baddbmm(bias, q, mix, out=target)
             saved.append((peak, total, gathered, context, mix))
-        ctx.save_for_backward(x, qkv, memory, out, *map(torch.cat, zip(*saved, strict=True)))
+        of_all = saved[0] if len(saved) == 1 else map(torch.cat, zip(*saved, strict=True))
+        ctx.save_for_backward(x, qkv, memory, out, *of_all)
         return y
 
     @staticmethod
@@ -278,7 +235,7 @@ class _LinearAttention(torch.autograd.Function):
         to_q, to_k = to_q.to(x.dtype), to_k.to(x.dtype)
         same_head = _same_head(heads, dim, x.device)
         memory_k, memory_v = _memory_rows(memory)
-        dy, dx = _channels_last(dy), torch.empty_like(x)
+        dy, dx = channels_last(dy), torch.empty_like(x)
         dqkv, dmemory, dout = (torch.zeros_like(p, dtype=torch.float) for p in (qkv, memory, out))
         dto_q, dto_k, dto_v = dqkv.chunk(3)
         dbias = dout.new_zeros(len(dout))
@@ -289,11 +246,11 @@ class _LinearAttention(torch.autograd.Function):
             dmix = torch.zeros_like(mix, dtype=torch.float)
             for rows, drows, target in _chunks(heads * dim, pixels, dpixels, output):
                 q = _queries(rows, to_q, heads)
-                dmix += q.mT @ drows
+                dmix += q.to(x.dtype).mT @ drows
                 dbias += drows.float().sum((0, 1))
-                dlogits = _softmax_backward(drows @ mix.mT, q, heads).flatten(0, 1)
-                dto_q += dlogits.T @ rows.flatten(0, 1)
-                torch.mm(dlogits, to_q, out=target.view(-1, target.shape[2]))
+                dlogits = _softmax_backward((drows @ mix.mT).float(), q, heads).to(x.dtype)
+                dto_q += dlogits.flatten(0, 1).T @ rows.flatten(0, 1)
+                target.copy_(dlogits @ to_q)
             dmix *= dim**-0.5
             dout += (dmix.mT @ context).sum(0)
             dcontext = dmix @ out.float() * same_head / total[..., None]
@@ -317,9 +274,7 @@ def _gather(pixels: Tensor, to_k: Tensor, peak: Tensor) -> tuple[Tensor, Tensor,
         Maximum of k and the peak given, (G, width); the sums, (G, width) and (G, width, C);
         float32.
     """
-    peak = peak.expand(len(pixels), -1)
-    total = torch.zeros_like(peak)
-    gathered = total.new_zeros(*total.shape, pixels.shape[2])
+    total, gathered = peak.new_zeros(()), peak.new_zeros(())
     for (rows,) in _chunks(len(to_k), pixels):
         k = (rows @ to_k.T).float()
         previous, peak = peak, torch.maximum(peak, k.amax(1))
@@ -334,17 +289,13 @@ def _scatter(
     pixels: Tensor, to_k: Tensor, peak: Tensor, dtotal: Tensor, dgathered: Tensor, dpixels: Tensor
 ) -> Tensor:
     """Backward pass of `_gather`: add to the gradient of the pixels, return that of ``to_k``."""
-    width = len(to_k)
-    weights = torch.cat([to_k.expand_as(dgathered), dgathered], dim=1)  # (G, 2 width, C)
     dto_k = torch.zeros_like(to_k, dtype=torch.float)
-    for rows, drows in _chunks(2 * width, pixels, dpixels):
+    for rows, drows in _chunks(len(to_k), pixels, dpixels):
         weight = (rows @ to_k.T).float().sub_(peak[:, None]).exp_()
-        both = rows.new_empty(*rows.shape[:2], 2 * width)
-        dk = both[..., :width]
-        dk.copy_(torch.baddbmm(dtotal[:, None].to(rows.dtype), rows, dgathered.mT).mul(weight))
-        both[..., width:].copy_(weight)
+        dweight = torch.baddbmm(dtotal[:, None].to(rows.dtype), rows, dgathered.mT).float()
+        dk = dweight.mul_(weight).to(rows.dtype)
         dto_k += dk.flatten(0, 1).T @ rows.flatten(0, 1)
-        drows.baddbmm_(both, weights)
+        drows += torch.baddbmm(dk @ to_k, weight.to(rows.dtype), dgathered)
     return dto_k
 
 
@@ -355,8 +306,8 @@ def _memory_rows(memory: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _queries(rows: Tensor, to_q: Tensor, heads: int) -> Tensor:
-    """Softmax over each head's features: (G, R, C) -> (G, R, heads D)."""
-    logits = (rows @ to_q.T).unflatten(2, (heads, -1))
+    """Softmax over each head's features: (G, R, C) -> (G, R, heads D), float32."""
+    logits = (rows @ to_q.T).float().unflatten(2, (heads, -1))
     return logits.softmax(-1).flatten(2)
 
 
@@ -366,6 +317,7 @@ def _softmax_backward(dq: Tensor, q: Tensor, heads: int) -> Tensor:
     return torch.ops.aten._softmax_backward_data(dq, q, -1, q.dtype).flatten(2)
 
 
+@cache
 def _same_head(heads: int, dim: int, device: torch.device) -> Tensor:
     """1 where row and column of the (heads D, heads D) context belong to the same head."""
     head = torch.arange(heads * dim, device=device) // dim

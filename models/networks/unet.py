@@ -1,4 +1,4 @@
-"""The U-Net shared by PnPNet, LegoPET and cDPM, of the blocks of `models.networks.blocks`.
+"""The U-Net shared by PnPNet, cDPM, LegoPET and PMDM, of the blocks of `models.networks.blocks`.
 
 It is the denoising U-Net of diffusion models (residual blocks with RMS norm, linear attention in
 the high resolutions, full attention in the lowest). Shapes beside the lines: N slices in a batch,

@@ -1,4 +1,4 @@
-"""Figures of the sweeps: quality over epochs, guidance and samplers.
+"""Figures of the sweeps: quality over epochs, guidance, samplers and data consistency.
 
 Each function returns a figure, for `models.report.drawing.save`.
 """
@@ -23,6 +23,22 @@ DRAWN = ("psnr_db", "ssim")
 
 SLICE = ("subject", "rotation", "slice_index")
 
+SAMPLING = (
+    *("sampler", "steps", "eta", "guidance", "antithetic", "samples"),
+    *("consistency_steps", "consistency_strength", "consistency_start"),
+)
+"""Columns of the settings that entries of a sweep may replace."""
+
+SHORT = {
+    "guidance": "λ₂ = {:g}",
+    "antithetic": "antithetic {:g}",
+    "samples": "mean of {:g}",
+    "consistency_steps": "{:g} EM steps",
+    "consistency_strength": "strength {:g}",
+    "consistency_start": "from {:g} on",
+}
+"""What a legend says of those that differ."""
+
 
 def epochs(rows: Mapping[str, Sequence[Path]], reference: str = OSEM) -> Figure:
     """Draw PSNR and SSIM over the epochs of training, as the paper's Fig. 3.
@@ -43,6 +59,8 @@ def epochs(rows: Mapping[str, Sequence[Path]], reference: str = OSEM) -> Figure:
     figure = Figure(figsize=(11, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     tables = {row: [_read_sweep(path, ("epoch",), reference) for path in rows[row]] for row in rows}
+    for row, replicates in tables.items():
+        _check_alike(pd.concat(replicates), rows[row], ["epoch"])
     for n, (row, replicates) in enumerate(tables.items()):
         label = f"{row} (mean of {len(replicates)} seeds)" if len(replicates) > 1 else row
         for axis, metric in zip(axes, DRAWN, strict=True):
@@ -84,6 +102,7 @@ def guidance(paths: Sequence[Path], reference: str = OSEM) -> Figure:
             problem = "has rows without condition_dropout or guidance"
             raise InputError(path, problem, "sweep models that have both (cDPM, LegoPET)")
     swept = pd.concat(tables)
+    _check_alike(swept, paths, ["guidance"])
     figure = Figure(layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, metric in zip(axes, DRAWN, strict=True):
@@ -117,6 +136,49 @@ def _draw_heat_map(axis: Axes, grid: pd.DataFrame, metric: Metric) -> None:
     axis.add_patch(frame)
 
 
+def consistency(paths: Sequence[Path], reference: str = OSEM) -> Figure:
+    """Draw PSNR, SSIM and seconds a slice over the EM steps with the measured counts.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Tables of the sweep over consistency, each of one model: strength and start differ in colour
+        and marker, models in line style. All lines of a model begin where it is off.
+    reference : str
+        What images are compared with, a name of `models.evaluation.catalogue.REFERENCES`.
+
+    Raises
+    ------
+    InputError
+        If a table is missing, unreadable, or lacks a column or a metric.
+    """
+    metrics, steps = (*DRAWN, "reconstruction_seconds"), "consistency_steps"
+    ways = ["consistency_strength", "consistency_start"]
+    tables = [_read_sweep(path, (steps, *ways), reference, metrics) for path in paths]
+    swept = pd.concat(tables)
+    _check_alike(swept, paths, [steps, *ways])
+    on = swept[swept[steps] > 0]
+    lines, models = on[ways].drop_duplicates().to_numpy().tolist(), list(swept["model"].unique())
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, metric in zip(axes, metrics, strict=True):
+        for model, of_model in swept.groupby("model", sort=False):
+            # Without any way, where it is off everywhere, there is a point.
+            for number, way in enumerate(lines or [[0.0, 0.0]]):
+                chosen = (of_model[steps] == 0) | (of_model[ways] == way).all(axis=1)
+                curve = _means(of_model[chosen], metric, [steps])
+                line = style(number) | {"linestyle": LINES[models.index(model) % len(LINES)]}
+                name = "strength {:g}, from {:g} on".format(*way)
+                label = f"{model}: {name}" if len(models) > 1 else name
+                axis.plot(curve.index, curve, label=label, **line)
+        axis.set(xlabel="EM steps at each step", ylabel=entry(metric).heading)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    figure.suptitle(_facts("Validation split", tables, reference), size=10)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    return figure
+
+
 def samplers(paths: Sequence[Path], reference: str = OSEM) -> Figure:
     """Draw PSNR, SSIM and seconds a slice over the steps of each sampler.
 
@@ -137,7 +199,7 @@ def samplers(paths: Sequence[Path], reference: str = OSEM) -> Figure:
     tables = [_read_sweep(path, ("sampler", "steps", "eta"), reference, metrics) for path in paths]
     swept = pd.concat(tables)
     eta = swept["eta"].map(", η = {:g}".format).where(swept["sampler"] == "ddim", "")
-    swept["process"] = swept["sampler"] + eta  # DDIM alone has an eta
+    swept["process"] = swept["sampler"] + eta + _varied(swept)  # DDIM alone has an eta
     processes, models = list(swept["process"].unique()), list(swept["model"].unique())
     figure = Figure(figsize=(14, 4), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -161,8 +223,9 @@ def _read_sweep(
     path: Path, settings: Sequence[str], reference: str, metrics: Sequence[str] = DRAWN
 ) -> pd.DataFrame:
     """Read a sweep's rows against a reference on whole images, and those without one (times)."""
-    columns = ("model", "samples", "metric", "reference", "region", "value")
-    table = read(path, (*SLICE, *columns, *settings))
+    columns = *("model", "samples", "metric", "reference", "region", "value"), *settings
+    others = [name for name in SAMPLING if name not in columns]
+    table = read(path, (*SLICE, *columns), others)
     compared = table["reference"].isin([reference, np.nan])
     table = table[compared & table["region"].isin(["image", np.nan])]
     counts = table["metric"].value_counts()
@@ -170,6 +233,29 @@ def _read_sweep(
         problem = f"has no rows of {', '.join(fewer)} for some or all slices and settings"
         raise InputError(path, problem, remedy(path))
     return table
+
+
+def _varied(swept: pd.DataFrame) -> pd.Series:
+    """Name the settings, but for sampler, steps and eta, that differ between a sweep's entries."""
+    names = pd.Series("", index=swept.index)
+    for column, name in SHORT.items():
+        if column in swept and swept[column].nunique(dropna=False) > 1:
+            names += ", " + swept[column].map(name.format)
+    return names
+
+
+def _check_alike(swept: pd.DataFrame, paths: Sequence[Path], drawn: Sequence[str]) -> None:
+    """Refuse entries that differ in more than a figure shows: it would draw their mean."""
+    others = [name for name in SAMPLING if name in swept and name not in drawn]
+    for name in others:
+        values = sorted(swept[name].dropna().unique())
+        if len(values) > 1:
+            raise InputError(
+                ", ".join(map(str, paths)),
+                f"are of entries with different {name}: {', '.join(map(str, values))}; the figure "
+                f"shows {', '.join(drawn)} alone",
+                f"give all entries of the sweep the same {name}, or list them under samplers",
+            )
 
 
 def _means(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.Series:

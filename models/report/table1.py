@@ -1,6 +1,6 @@
 """Rule ``table1``: the paper's Table 1 with ours beside it, and LegoPET's lead over the others."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +56,8 @@ UNPUBLISHED = Published(np.nan, np.nan, np.nan)
 CLASSICAL, AS_IN_PAPER, BEYOND = "analytic and iterative", "as in the paper", "beyond the paper"
 
 IMAGE = ["subject", "slice_index", "rotation"]
-ORIGIN = ["model", "estimate", "method", "conditioning", "sampler", "samples"]
+CONSISTENCY = ["consistency_steps", "consistency_strength", "consistency_start"]
+ORIGIN = ["model", "estimate", "method", "conditioning", "sampler", "samples", *CONSISTENCY]
 
 
 # --- rows ------------------------------------------------------------------------------------
@@ -68,8 +69,10 @@ class Row:
 
     Attributes
     ----------
+    consistency_steps, consistency_strength, consistency_start : float
+        With the measured counts, at each step of sampling; zeros where it is off.
     as_paper : bool
-        Whether networks saw all counts and learnt the OSEM reference.
+        Whether networks are the paper's, saw all counts and learnt the OSEM reference.
     lower : bool
         Whether they saw fewer: all but the reference, that is.
     """
@@ -81,6 +84,9 @@ class Row:
     conditioning: str
     sampler: str
     samples: int
+    consistency_steps: float
+    consistency_strength: float
+    consistency_start: float
     as_paper: bool
     lower: bool
 
@@ -90,6 +96,7 @@ class Row:
         if self.method in BASELINES:
             return CLASSICAL
         plain = self.conditioning == "sinogram" and self.estimate == "single"
+        plain &= not self.consistency_steps
         return AS_IN_PAPER if plain and self.of_paper and self.as_paper else BEYOND
 
     @property
@@ -110,7 +117,13 @@ class Row:
 
 
 def _rows(
-    metrics: Path, origins: pd.DataFrame, models: Mapping[str, Sequence[str]], **facts: bool
+    metrics: Path,
+    origins: pd.DataFrame,
+    models: Mapping[str, Sequence[str]],
+    other_networks: Collection[str],
+    *,
+    as_paper: bool,
+    lower: bool,
 ) -> list[Row]:
     """Rows in the table's order: baselines, then as in the paper, then beyond."""
     present = set(origins["model"])
@@ -125,15 +138,17 @@ def _rows(
         for _, alike in of_group.groupby("estimate", sort=False):
             models_alike = [model for model in replicates if model in set(alike["model"])]
             origin = alike.iloc[0]
-            samples = 1 if pd.isna(origin["samples"]) else int(origin["samples"])
-            found = {**origin[ORIGIN[1:]], "samples": samples, **facts}
+            known = {"samples": 1, **dict.fromkeys(CONSISTENCY, 0.0)}
+            known |= origin[ORIGIN[1:]].dropna().to_dict()
+            found: dict[str, Any] = {**known, "samples": int(known["samples"]), "lower": lower}
+            found["as_paper"] = as_paper and name not in other_networks
             rows.append(Row(name, models_alike, **found))
     blocks = (CLASSICAL, AS_IN_PAPER, BEYOND)
     return sorted(rows, key=lambda row: blocks.index(row.block))
 
 
 def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
-    """LegoPET and what it is fairly compared with: networks that saw the same input.
+    """LegoPET and what it is fairly compared with: networks that saw the same, counts included.
 
     Samples go with samples and means with means; a network that does not sample goes with both.
     """
@@ -141,7 +156,8 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     for ours in (row for row in networks if row.method == "LegoPET"):
         for other in (row for row in networks if row.method != "LegoPET"):
             same_estimate = other.estimate == ours.estimate or not other.sampler
-            if other.conditioning == ours.conditioning and same_estimate:
+            same_counts = all(getattr(other, key) == getattr(ours, key) for key in CONSISTENCY)
+            if other.conditioning == ours.conditioning and same_counts and same_estimate:
                 yield ours, other
 
 
@@ -186,6 +202,9 @@ class Measured:
         """
         columns = pd.MultiIndex.from_tuples([(m, row.estimate, *key) for m in row.models])
         values = self._wide.reindex(columns=columns).to_numpy().T
+        if row.block == CLASSICAL and np.isposinf(values).any():
+            # Filtered OSEM without a filter is the reference itself: of no value, as OSEM's own.
+            values = np.full_like(values, np.nan)
         lacking = np.count_nonzero(~np.isfinite(values))
         # None at all is no fault: OSEM is not compared with itself.
         if exists_always(key) and lacking and not np.isnan(values).all():
@@ -276,6 +295,7 @@ def table1(
     parameters: Mapping[str, int],
     doses: Sequence[float] = (1.0,),
     reference: str = OSEM,
+    other_networks: Collection[str] = (),
     *,
     output_csv: Path,
     output_differences: Path,
@@ -297,6 +317,8 @@ def table1(
         Parts of all counts, each with tables of its own.
     reference : str
         What networks were trained towards, a name of `models.evaluation.catalogue.REFERENCES`.
+    other_networks : collection of str
+        Rows whose networks are not the paper's, though their conditioning is.
     output_csv : Path
         One line a dose, row and estimate; each metric with _low and _high.
     output_differences : Path
@@ -313,8 +335,14 @@ def table1(
     leads: list[dict[str, Any]] = []
     for dose in doses:
         measured = Measured(metrics, dose)
-        as_paper = dose == 1 and reference == OSEM
-        lines = _rows(metrics, measured.origins, rows, as_paper=as_paper, lower=dose < 1)
+        lines = _rows(
+            metrics,
+            measured.origins,
+            rows,
+            other_networks,
+            as_paper=dose == 1 and reference == OSEM,
+            lower=dose < 1,
+        )
         bootstrap = Bootstrap(measured.images)
         found += [_main_record(row, measured, bootstrap, parameters) for row in lines]
         leads += [_difference_record(*pair, measured, bootstrap) for pair in _pairs(lines)]

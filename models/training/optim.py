@@ -1,7 +1,6 @@
 """Optimisers, the learning rate's schedule, gradient norms and averaged weights."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,50 @@ OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def make_optimiser(module: nn.Module, settings: MethodSettings) -> torch.optim.Optimizer:
+class Weights:
+    """A network's weights as its optimiser sees them: in the order in which they lie in memory.
+
+    PyTorch's fused optimisers on CPUs copy gradients of channels-last weights first, in vain, and
+    take wrong ones where a gradient's layout is not its weight's.
+
+    Parameters
+    ----------
+    module : Module
+        On its device; from here on its weights may be changed in place alone.
+
+    Attributes
+    ----------
+    rows : list of Parameter
+        A view of each weight, (elements,).
+    """
+
+    def __init__(self, module: nn.Module):
+        self._parameters = list(module.parameters())
+        self.rows = [nn.Parameter(_row(each.detach(), each)) for each in self._parameters]
+
+    def forget_gradients(self) -> None:
+        """Let the next backward pass begin at no gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def take_gradients(self) -> None:
+        """Let the rows have the gradients that the weights have now."""
+        for parameter, row in zip(self._parameters, self.rows, strict=True):
+            gradient = parameter.grad
+            row.grad = None if gradient is None else _row(gradient, parameter)
+
+
+def _row(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """View a tensor without gaps as it lies in memory, if that is as the parameter lies."""
+    if tensor.stride() != parameter.stride():  # or they differ along axes of length 1
+        tensor = torch.empty_like(parameter).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def make_optimiser(weights: Weights, settings: MethodSettings) -> torch.optim.Optimizer:
     """Make the optimiser that a method's settings ask for, in its fused form."""
     return OPTIMISERS[settings.optimiser](
-        module.parameters(),
+        weights.rows,
         lr=settings.learning_rate,
         betas=tuple(settings.betas),
         weight_decay=settings.weight_decay,
@@ -40,19 +79,18 @@ def learning_rate(settings: MethodSettings, step: int, total: int) -> float:
     return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+def gradient_norm(weights: Weights, largest: float) -> float:
     """Compute the Euclidean norm of all gradients together; shorten them to ``largest`` if > 0.
 
     Returns
     -------
-    Tensor
-        Scalar, the norm before.
+    float
+        The norm before.
     """
-    parameters = list(parameters)
-    norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-    if largest > 0:
-        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return norm
+    norm = torch.nn.utils.get_total_norm(r.grad for r in weights.rows if r.grad is not None)
+    if 0 < largest < norm:
+        torch.nn.utils.clip_grads_with_norm_(weights.rows, largest, norm)
+    return float(norm)
 
 
 def averaged(module: nn.Module, decay: float) -> AveragedModel:

@@ -13,7 +13,7 @@ from models.checkpoints import Metadata
 from models.devices import share_statistics
 from models.methods.base import Method, MethodSettings
 from models.settings import Training
-from models.training.optim import averaged, make_optimiser
+from models.training.optim import Weights, averaged, make_optimiser
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """One trained network: as it was built, its optimiser, and as `Fabric` runs it."""
+    """One trained network: as it was built, as `Fabric` runs it, its weights, their optimiser."""
 
     plain: nn.Module
-    optimiser: torch.optim.Optimizer
     wrapped: nn.Module
+    weights: Weights
+    optimiser: torch.optim.Optimizer
 
 
 class Parts:
@@ -53,11 +54,12 @@ class Parts:
             for submodule in plain.modules():
                 if hasattr(submodule, "checkpointing"):
                     submodule.checkpointing = recomputed
-            optimiser = make_optimiser(plain, own)
             compiled: Any = torch.compile(plain) if training.compile else plain
-            wrapped, optimiser = fabric.setup(compiled, optimiser)
+            wrapped = fabric.setup_module(compiled)
             setattr(method, name, wrapped)
-            self._parts[name] = Part(plain, optimiser, wrapped)
+            weights = Weights(plain)  # on their device from here on
+            optimiser: Any = fabric.setup_optimizers(make_optimiser(weights, own))
+            self._parts[name] = Part(plain, wrapped, weights, optimiser)
         decay = training.ema_decay
         self.averaged = averaged(self.predicting, decay) if decay else None
         if method.frozen is not None:

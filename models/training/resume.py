@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 
 from models.channels import CHANNELS, TARGETS
 from models.checkpoints import Metadata
-from models.registry import METHODS, load
+from models.registry import METHODS
 from models.settings import Training
 from pipeline.jobs.experiment import TRAINING_DECIDES
 from pipeline.jobs.used_code import code_hash
@@ -75,7 +75,7 @@ def _contents(path: Path, seen: Sequence[str]) -> list[Any]:
 
 def code_of(metadata: Metadata) -> str:
     """Hash the code that decides a model's weights, its method's and no other's among it."""
-    methods = [metadata.method, *filter(None, [load(metadata.method).features_of])]
+    methods = filter(None, [metadata.method, metadata.frozen_method])
     return code_hash("train.py", *(METHODS[name] for name in methods))
 
 
@@ -138,7 +138,7 @@ def restoring(path: Path) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        # PyTorch's text advises to load the file with weights_only=False, which would run it.
+        # PyTorch's own text advises to load the file in a way that would run it.
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = named[1] if named else "objects of other kinds"
         problem = f"holds {what} beside tensors and plain values, and was not loaded"

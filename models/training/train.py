@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models import checkpoints
-from models.channels import see_fbp
+from models.channels import images_of
 from models.checkpoints import Metadata
 from models.dataset import Batch, Scales, ShardSlices
 from models.devices import combined, make_fabric, to_device
@@ -49,7 +49,7 @@ def train(
     kept: Path,
     run_dir: Path,
     log_csv: Path,
-    features: Path | None,
+    frozen: Path | None,
     threads: int,
 ) -> None:
     """Train a model, or go on with an interrupted run of the same configuration.
@@ -70,8 +70,8 @@ def train(
         `models.training.run_folder.RunFolder`.
     log_csv : Path
         Where the finished log goes; columns as in `models.training.logger.RunLog`.
-    features : Path or None
-        Weights of the model that the setting ``features`` names.
+    frozen : Path or None
+        Weights of the model whose trained network this one uses.
     threads : int
         CPU cores that may be used.
 
@@ -83,7 +83,7 @@ def train(
     SystemExit
         After SIGTERM or SIGINT, once the working checkpoint is written.
     """
-    run = Run(settings, train_shards, validation_shards, run_dir, features, threads)
+    run = Run(settings, train_shards, validation_shards, run_dir, frozen, threads)
     with stop_requests() as signals:
         run.train(signals)
     if run.fabric.is_global_zero:
@@ -101,7 +101,7 @@ class Run:
         train_shards: Sequence[Path],
         validation_shards: Sequence[Path],
         run_dir: Path,
-        features: Path | None,
+        frozen: Path | None,
         threads: int,
     ):
         model, self.training = settings.model, settings.training
@@ -127,12 +127,11 @@ class Run:
             scales=scales,
             step=0,
             epoch=0,
-            features_sha256=None,
+            frozen_sha256=None,
             trained_on=volumes_of(train_shards),
-            physics=of_training(train_shards, validation_shards, see_fbp(self.own.conditioning)),
+            physics=of_training(train_shards, validation_shards, images_of(self.own.conditioning)),
         )
-        digest = checkpoints.attach_features(self.method, self.metadata, features)
-        self.metadata = replace(self.metadata, features_sha256=digest)
+        self.metadata = checkpoints.attach_frozen(self.method, self.metadata, frozen)
         self.parts = Parts(self.method, self.own, self.training, self.fabric)
         self.validation = Validation(
             ShardSlices(validation_shards, *seen),
@@ -152,7 +151,7 @@ class Run:
                 "trainable_parameters": trainable_parameters(self.parts.predicting),
                 "train_shards": train_shards,
                 "validation_shards": validation_shards,
-                "features": features,
+                "frozen": frozen,
                 "device": self.fabric.device,
                 "devices": self.fabric.world_size,
                 "threads": threads,
@@ -198,7 +197,9 @@ class Run:
         for part in self.parts:
             part.wrapped.train()
         draws = [keyed_rng(self.seed, "step", self.step, *key.words) for key in batch.keys]
-        objectives = self.method.training_step(self.method.relative(batch), draws)
+        with self.fabric.autocast():
+            prepared = self.method.prepared(batch)
+        objectives = self.method.training_step(prepared, draws)
         while (objective := self._next(objectives)) is not None:
             losses = objective.losses
             found = {name: float(loss.detach()) * weight for name, loss in losses.items()}
@@ -226,10 +227,11 @@ class Run:
 
     def _update(self, part: Part, loss: Tensor, weight: float, rate: float) -> float:
         """Back-propagate a loss and move the part's weights, unless the gradient is not finite."""
-        part.optimiser.zero_grad()
+        part.weights.forget_gradients()
         # Gradients are averaged over the devices, each of which has the mean over its own slices.
         self.fabric.backward(loss * (weight * self.fabric.world_size))
-        norm = float(gradient_norm(part.plain.parameters(), self.training.gradient_clip))
+        part.weights.take_gradients()
+        norm = gradient_norm(part.weights, self.training.gradient_clip)
         if math.isfinite(norm):
             for group in part.optimiser.param_groups:
                 group["lr"] = rate

@@ -12,7 +12,7 @@ from pipeline.jobs.config_files import take_scanner
 from pipeline.jobs.config_models import check_models
 from pipeline.jobs.config_values import convert
 from pipeline.jobs.experiment import models_of
-from pipeline.jobs.variants import check_different, check_names
+from pipeline.jobs.variants import check_different, check_names, check_origins
 from pipeline.scans.registry import files_of
 from pipeline.sources.base import IMAGES
 from pipeline.sources.registry import facts
@@ -135,6 +135,7 @@ def _check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
 def _check_variants(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """Each variant's settings must suit its method's schema; each has a name and network alone."""
     check_names(config["variants"], config["methods"])
+    check_origins(config["variants"], config["methods"])
     models = models_of(config)
     for name in config["variants"]:
         model = models[name]
@@ -178,8 +179,6 @@ def _as_input_error(error: Any) -> InputError:
     if error.validator == "required":
         missing = sorted(set(error.validator_value) - set(error.instance))
         remedy = "start from config/config.yaml, which has all"
-        if where.startswith("variants."):
-            remedy = "say of which method it is a variant"
         return InputError(where, f"lacks {', '.join(missing)}", remedy)
     problem, remedy = f"is {error.instance!r}", f"give {_wanted(error.schema)}."
     if error.validator_value == "string" and not isinstance(error.instance, dict | list):

@@ -9,10 +9,18 @@ from typing import Any
 
 import pywt
 
-from pipeline.jobs.experiment import Model, models_of
+from pipeline.jobs.experiment import (
+    Model,
+    frozen_setting,
+    models_of,
+    replaced,
+    sampling_of,
+    sees_counts,
+)
 from pipeline.jobs.noise import check_schedule
 from pipeline.sources.subjects import Subject
 from pipeline.storage.errors import InputError
+from pipeline.tomography.physics import SEEN
 from pipeline.tomography.scanners import scanner_from
 
 STEM_REACH = 4
@@ -35,8 +43,9 @@ def check_models(
     schema : mapping
         Its schema. Sections of methods say ``batch_norm`` where networks normalise by the
         statistics of the batch; settings, by a name of `CHECKS`, the ``check`` that they need,
-        ``features``, of which ``method`` the model is that it names, and ``residual``, which
-        channels are ``images``.
+        those that name a model to use ``frozen``, of which methods it may be, those by which
+        networks see an image of their own ``gives_image``, and ``residual``, which channels are
+        ``images`` that it takes one of, if it takes one.
     subjects : mapping of name to Subject
         Its table of subjects.
 
@@ -45,11 +54,11 @@ def check_models(
     InputError
         Naming the key, its value and the remedy.
     """
-    _check_network(config)
     models = models_of(config)
+    _check_network(config, models)
     for name, model in models.items():
-        _check_features(_where(name, config), model, schema, models)
-        _check_steps(name, model.settings, config)
+        _check_frozen(_where(name, config), model, schema, models)
+        _check_sampling(model, config)
         _check_target(_where(name, config), model, config)
         _check_residual(_where(name, config), model, schema)
         properties = schema["properties"]["methods"]["properties"][model.method]["properties"]
@@ -64,6 +73,7 @@ def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) ->
     """Models that are to be evaluated must exist and fit."""
     evaluation = config["evaluation"]
     sampling = [name for name, model in models.items() if "timesteps" in model.settings]
+    images = ["osem", "osem_input", "fbp", *models]
     for where, names, known in (
         ("evaluation.models", evaluation["models"], list(models)),
         ("evaluation.uncertainty", [evaluation["uncertainty"]], ["", *sampling]),
@@ -72,7 +82,7 @@ def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) ->
             for sweep, settings in evaluation["sweeps"].items()
         ),
         *(
-            (f"scans.{scan}.images", settings.get("images", []), ["osem", "fbp", *models])
+            (f"scans.{scan}.images", settings.get("images", []), images)
             for scan, settings in config["scans"].items()
         ),
     ):
@@ -83,7 +93,8 @@ def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) ->
                     f"names {name!r}, which is no model for this",
                     f"choose from {', '.join(filter(None, known))}, or add it to variants",
                 )
-    if evaluation["uncertainty"] and config["sampling"]["samples"] < 2:
+    shown = models.get(evaluation["uncertainty"])
+    if shown and sampling_of(config, shown)["samples"] < 2:
         raise InputError(
             "evaluation.uncertainty",
             f"is {evaluation['uncertainty']}, and sampling.samples is 1: nothing varies",
@@ -105,25 +116,25 @@ def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) ->
             )
 
 
-def _check_features(
+def _check_frozen(
     where: str, model: Model, schema: Mapping[str, Any], models: Mapping[str, Model]
 ) -> None:
-    wanted = model.settings.get("features")
-    if wanted is None:
+    """A network that is used frozen must be of a method for that, and see the same."""
+    setting = frozen_setting(schema["properties"]["methods"]["properties"][model.method])
+    if setting is None:
         return
-    method = schema["properties"]["methods"]["properties"][model.method]
-    giving = method["properties"]["features"]["method"]
-    source = models.get(wanted)
-    if source is None or source.method != giving:
+    wanted, giving = model.settings[setting.key], " or ".join(setting.methods)
+    frozen = models.get(wanted)
+    if frozen is None or frozen.method not in setting.methods:
         raise InputError(
-            f"{where}.features",
-            f"{wanted!r} is not {giving} nor a variant of it",
-            f"name {giving} or a variant of it",
+            f"{where}.{setting.key}",
+            f"{wanted!r} is not {giving}, nor a variant",
+            f"name {giving}, or a variant",
         )
-    if source.settings["conditioning"] != model.settings["conditioning"]:
+    if frozen.settings["conditioning"] != model.settings["conditioning"]:
         raise InputError(
-            f"{where}.features",
-            f"{wanted} sees {source.settings['conditioning']}, and {model.name} "
+            f"{where}.{setting.key}",
+            f"{wanted} sees {frozen.settings['conditioning']}, and {model.name} "
             f"{model.settings['conditioning']}",
             "give both the same conditioning, in the same order",
         )
@@ -145,31 +156,49 @@ def _check_target(where: str, model: Model, config: Mapping[str, Any]) -> None:
 
 
 def _check_residual(where: str, model: Model, schema: Mapping[str, Any]) -> None:
-    """Whoever gives a difference must see an image."""
-    method = schema["properties"]["methods"]["properties"][model.method]
-    images, seen = method["properties"]["residual"]["images"], model.settings["conditioning"]
-    if model.settings["residual"] and not {*seen} & {*images}:
+    """Whoever gives a difference must see an image, unless its method makes one."""
+    own = schema["properties"]["methods"]["properties"][model.method]["properties"]
+    images, seen = own["residual"].get("images"), model.settings["conditioning"]
+    made = any(model.settings[key] for key, setting in own.items() if setting.get("gives_image"))
+    if model.settings["residual"] and images and not made and not {*seen} & {*images}:
         raise InputError(
             f"{where}.residual",
             f"is true, and the conditioning {seen} has no image to differ from",
-            f"add {' or '.join(images)} to the conditioning, or set residual to false",
+            f"add {' or '.join(images)} to the conditioning, or set residual to false"
+            + "".join(f", or {key} to true" for key in own if own[key].get("gives_image")),
         )
 
 
-def _check_steps(name: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def _check_sampling(model: Model, config: Mapping[str, Any]) -> None:
+    """Steps must divide those of training, and consistency begin before the last of them."""
+    name, settings = model.name, model.settings
     sweeps = config["evaluation"]["sweeps"].items()
+    own = sampling_of(config, model)
     asked = [
-        ("sampling", config["sampling"]),
-        ("training.validation_sampling", config["training"]["validation_sampling"]),
+        (f"variants.{name}.sampling" if model.sampling else "sampling", own),
         *(
-            (f"evaluation.sweeps.{sweep}.sampling", entry)
+            (f"evaluation.sweeps.{sweep}.sampling", replaced(own, entry))
             for sweep, found in sweeps
             if name in found["models"]
             for entry in found["sampling"]
         ),
     ]
-    for where, entry in asked:
-        steps = entry.get("steps", 1)
+    for where, sampling in asked:
+        if "timesteps" in settings:
+            _check_pairs(where, sampling)
+        start, steps = sampling["consistency"]["start"], sampling["steps"]
+        if sees_counts(model, sampling) and start > (steps - 1) / steps:
+            raise InputError(
+                f"{where}.consistency.start",
+                f"{start} leaves none of {steps} steps with consistency",
+                f"choose at most {(steps - 1) / steps:.4g}, or consistency.steps of 0",
+            )
+    validation = config["training"]["validation_sampling"]
+    if "timesteps" in settings:
+        _check_pairs("training.validation_sampling", validation)
+    asked.append(("training.validation_sampling", validation))
+    for where, sampling in asked:
+        steps = sampling["steps"]
         if settings.get("timesteps", steps) % steps:
             raise InputError(
                 f"{where}.steps",
@@ -178,7 +207,27 @@ def _check_steps(name: str, settings: Mapping[str, Any], config: Mapping[str, An
             )
 
 
-def _check_network(config: Mapping[str, Any]) -> None:
+def _check_pairs(where: str, sampling: Mapping[str, Any]) -> None:
+    """Antithetic samples come in pairs, and by samplers that draw nothing but their start."""
+    if not sampling["antithetic"] or sampling["samples"] == 1:
+        return
+    sampler, eta = sampling["sampler"], sampling["eta"]
+    if sampling["samples"] % 2:
+        raise InputError(
+            f"{where}.samples",
+            f"{sampling['samples']} antithetic samples are no pairs",
+            "choose an even number, or set sampling.antithetic to false",
+        )
+    if sampler == "ddpm" or (sampler == "ddim" and eta > 0):
+        noisy = f"{sampler} with an eta of {eta}" if sampler == "ddim" else sampler
+        raise InputError(
+            f"{where}.sampler",
+            f"is {noisy}, which adds noise at each step: samples would not be antithetic",
+            "choose dpm-solver++, or ddim with an eta of 0, or set sampling.antithetic to false",
+        )
+
+
+def _check_network(config: Mapping[str, Any], models: Mapping[str, Model]) -> None:
     """Contradictions between the networks and the images and sinograms that they see."""
     ring = scanner_from(config["scanner"])
     size, stages = config["network"]["size"], len(config["network"]["multipliers"])
@@ -189,12 +238,15 @@ def _check_network(config: Mapping[str, Any]) -> None:
             f"{size} differs from the images' {config['slices']['size']} pixels (slices.size)",
             "give both the same value",
         )
-    if size < max(ring.views, ring.radial_bins):
+    channels = {name for model in models.values() for name in model.settings["conditioning"]}
+    longest = max(ring.views, ring.radial_bins)
+    if channels - {*SEEN} and size < longest:
         raise InputError(
             "network.size",
             f"{size} is less than the sinograms' {ring.views} views x {ring.radial_bins} radial "
             "bins",
-            f"choose at least {max(ring.views, ring.radial_bins)}, or a larger scanner.radial_trim",
+            f"choose at least {longest}, a larger scanner.radial_trim, or images alone for all "
+            "methods (conditioning: [osem_input])",
         )
     if size % (patch * 2 ** (stages - 1)):
         raise InputError(
@@ -216,9 +268,13 @@ def _check_network(config: Mapping[str, Any]) -> None:
             f"{size} does not suit the adversarial networks (cGAN, Pix2Pix)",
             "choose a multiple of 4, at least 24",
         )
-    if config["sampling"]["weights"] == "ema" and not config["training"]["ema_decay"]:
+    averaged = [("sampling", config["sampling"])]
+    averaged += [(f"variants.{name}.sampling", m.sampling) for name, m in models.items()]
+    for where, sampling in averaged:
+        if sampling.get("weights") != "ema" or config["training"]["ema_decay"]:
+            continue
         raise InputError(
-            "sampling.weights",
+            f"{where}.weights",
             "is ema, and training.ema_decay is 0: there is no moving average",
             "set training.ema_decay, e.g. to 0.9999, or sampling.weights to raw",
         )

@@ -212,6 +212,15 @@ def classical(config: Config, projector: str) -> int:
     return asked(TORCH_MB, held + (_loaded_matrix(config, 1) if projector == "sparse" else 0))
 
 
+def consistency(config: Config, slices: int) -> int:
+    """Bytes of EM steps on images of some slices; of the projector as if it were the sparse one."""
+    data = data_of(config)
+    # Prompts, factors and background, as read and by subsets (4 each), expected ones and ratios;
+    # sensitivities of each subset, and some images.
+    held = slices * (32 * data.bins + 4 * data.subsets * data.seen + 32 * data.pixels)
+    return held + _loaded_matrix(config, 1)
+
+
 def classical_curves(_config: Config) -> int:
     """Draw what was compared: a figure with hundreds of points."""
     return asked(IMAGES_MB, 20e6)
@@ -253,10 +262,15 @@ def import_scan(config: Config, file_bytes: Sequence[int]) -> int:
     return asked(IMAGES_MB, 60 * SCAN_PLANES * data_of(config).bins + held)
 
 
+def scan_matrix(config: Config) -> int:
+    """Bytes of the projector of a scan while it is made."""
+    return 50 * entries(config, 1)
+
+
 def scan_images(config: Config) -> int:
     """OSEM or FBP images of a scan, with its matrix."""
     data = data_of(config)
-    matrix = 50 * entries(config, 1) + 36 * data.seen * data.views
+    matrix = scan_matrix(config) + 36 * data.seen * data.views
     held = 12 * SCAN_PLANES * data.pixels + 48 * OSEM_SLICES * data.bins
     return asked(TORCH_MB, matrix + held + 8 * data.subsets * data.seen * OSEM_SLICES)
 

@@ -1,6 +1,7 @@
-"""Check of the models of an experiment as a whole: different names, different networks."""
+"""Check of the models of an experiment as a whole: different names, networks and samples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pipeline.baselines import BASELINES
 from pipeline.jobs.experiment import Model, same_but_seed
@@ -29,6 +30,53 @@ def check_names(variants: Iterable[str], methods: Iterable[str]) -> None:
         taken[name.casefold()] = f"another variant ({name})"
 
 
+def check_origins(variants: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
+    """Refuse variants of no method, and those of weights that cannot be sampled otherwise.
+
+    Raises
+    ------
+    InputError
+        Naming the variant, what is wrong and what it may say.
+    """
+    for name, variant in variants.items():
+        where = f"variants.{name}"
+        if "weights" in variant:
+            _check_origin(where, variant, variants, methods)
+        elif "method" not in variant:
+            remedy = "say of which method it is a variant, or which model's weights it has"
+            raise InputError(where, "lacks method", remedy)
+        elif "sampling" in variant:
+            problem = "replaces keys of sampling in a variant that is trained itself"
+            remedy = "take it out, or say in another variant which model's weights it samples"
+            raise InputError(f"{where}.sampling", problem, remedy)
+
+
+def _check_origin(
+    where: str,
+    variant: Mapping[str, Any],
+    variants: Mapping[str, Any],
+    methods: Mapping[str, Any],
+) -> None:
+    origin = variant["weights"]
+    for key in variant:
+        if key not in ("weights", "sampling"):
+            problem = f"stands beside weights, and {origin} decides it"
+            remedy = "take it out: weights and sampling are all that such a variant has"
+            raise InputError(f"{where}.{key}", problem, remedy)
+    above = variants.get(origin, {})
+    if "weights" in above:
+        problem = f"is {origin}, which has no weights of its own"
+        raise InputError(f"{where}.weights", problem, f"give {above['weights']}")
+    method = origin if origin in methods else above.get("method")
+    sampled = [known for known in methods if "timesteps" in methods[known]]
+    if method not in methods:
+        problem = f"is {origin!r}, which is no model"
+        raise InputError(f"{where}.weights", problem, f"name {', '.join(sampled)} or a variant")
+    if method not in sampled:
+        problem = f"is {origin}, which does not sample: its images would be the same"
+        raise InputError(f"{where}.weights", problem, f"name {', '.join(sampled)} or a variant")
+
+
 def check_different(models: Iterable[Model]) -> None:
     """Refuse models with the same network: tables would count one training as several.
 
@@ -38,15 +86,25 @@ def check_different(models: Iterable[Model]) -> None:
         Naming the later of the two, which is a variant.
     """
     seen: list[Model] = []
-    for model in models:
+    for model in sorted(models, key=lambda one: bool(one.weights)):  # the trained ones first
         for other in seen:
             if other.seed == model.seed and same_but_seed(other, model):
-                raise InputError(
-                    f"variants.{model.name}",
-                    f"is the same network as {other.name}: {_common(model, other)}",
-                    "give it another seed or setting, or take it out",
-                )
+                raise _same(model, other)
         seen.append(model)
+
+
+def _same(model: Model, other: Model) -> InputError:
+    if model.weights:
+        return InputError(
+            f"variants.{model.name}.sampling",
+            f"gives the same images as {other.name}: nothing that has an effect differs",
+            "change what it replaces, or take the variant out",
+        )
+    return InputError(
+        f"variants.{model.name}",
+        f"is the same network as {other.name}: {_common(model, other)}",
+        "give it another seed or setting, or take it out",
+    )
 
 
 def _common(model: Model, other: Model) -> str:

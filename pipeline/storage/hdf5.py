@@ -286,16 +286,17 @@ def finite(dataset: h5py.Dataset, selection: Any = ()) -> np.ndarray:
     InputError
         Naming the file, the dataset and the rule to run again.
     """
-    path, remedy = _mending(dataset)
     try:
         array = np.asarray(dataset[selection])
     except MemoryError as error:
         problem = f"dataset '{dataset.name}' of {dataset.shape} does not fit into memory ({error})"
-        raise InputError(path, problem, "give the job more memory") from error
+        raise InputError(dataset.file.filename, problem, "give the job more memory") from error
     except (OSError, RuntimeError) as error:
+        path, remedy = _mending(dataset)
         problem = f"dataset '{dataset.name}' is damaged ({error})"
         raise unreadable(path, error, problem, remedy) from error
     if not np.isfinite(array).all():
+        path, remedy = _mending(dataset)
         count = np.count_nonzero(~np.isfinite(array))
         raise InputError(path, f"dataset '{dataset.name}' has {count} non-finite values", remedy)
     return array

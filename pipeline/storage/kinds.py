@@ -248,7 +248,7 @@ SCAN_IMAGE = Kind(
             "float32",
             ("slice", "y", "x"),
             "see attribute unit",
-            "standard deviation of the samples, with K - 1; absent if there is one",
+            "standard deviation of the samples, with K - 1, of antithetic ones K; not of one",
             optional=True,
         ),
         "position_mm": SCAN.datasets["position_mm"],
@@ -327,7 +327,7 @@ RECONSTRUCTION = Kind(
             "float32",
             ("slice", "y", "x"),
             "activity",
-            "standard deviation of the samples, with K - 1; absent if there is one",
+            "standard deviation of the samples, with K - 1, of antithetic ones K; not of one",
             optional=True,
         ),
         "samples": Dataset(

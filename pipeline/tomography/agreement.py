@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import SHARD
-from pipeline.tomography.physics import COUNTS, DECIDING, TINY, Physics, of_shard
+from pipeline.tomography.physics import COUNTS, DECIDING, SEEN, TINY, Physics, of_shard
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ BACKGROUND_OFF = 0.1
 
 
 def of_training(
-    train: Sequence[Path], validation: Sequence[Path], sees_fbp: bool
+    train: Sequence[Path], validation: Sequence[Path], seen: Collection[str]
 ) -> Physics | None:
     """Give the physics in which all shards of a training agree, with the training ones' counts.
 
@@ -33,8 +33,9 @@ def of_training(
     ----------
     train, validation : sequence of Path
         Shards.
-    sees_fbp : bool
-        Whether the network sees FBP images; if not, how they were made is left out.
+    seen : collection of str
+        Images that the network sees, of `pipeline.tomography.physics.SEEN`; how others were made is
+        left out.
 
     Returns
     -------
@@ -46,7 +47,10 @@ def of_training(
     InputError
         If two of them do not agree.
     """
-    found = {path: _seen(of_shard(path), sees_fbp) for path in (*train, *validation)}
+    found: dict[Path, Physics | None] = {}
+    for path in (*train, *validation):
+        physics = of_shard(path)
+        found[path] = physics and _only(seen, physics)
     first = found[train[0]]
     for path, other in found.items():
         if (first is None) != (other is None):
@@ -70,9 +74,10 @@ def of_training(
     return replace(first, **means, doses=sorted({one.doses[0] for one in known}))
 
 
-def _seen(physics: Physics | None, sees_fbp: bool) -> Physics | None:
-    """Leave out how FBP images were made, of which a network that sees none does not depend."""
-    return physics if physics is None or sees_fbp else replace(physics, fbp=None)
+def _only(seen: Collection[str], physics: Physics) -> Physics:
+    """Leave out how images were made that a network does not see."""
+    unseen: dict[str, Any] = dict.fromkeys(name for name in SEEN if name not in seen)
+    return replace(physics, **unseen)
 
 
 def check(
@@ -80,7 +85,7 @@ def check(
     weights: Path,
     data: Physics | None,
     where: Path,
-    sees_fbp: bool = False,
+    seen: Collection[str] = (),
 ) -> list[str]:
     """Refuse data of other physics than a network was trained for.
 
@@ -90,8 +95,8 @@ def check(
         Of the weights, and of what they are to reconstruct; None of files that do not say it.
     weights, where : Path
         The files.
-    sees_fbp : bool
-        Whether the network sees FBP images.
+    seen : collection of str
+        Images that the network sees, of `pipeline.tomography.physics.SEEN`.
 
     Returns
     -------
@@ -107,17 +112,19 @@ def check(
         silent = weights if trained is None else where
         log.warning("%s does not say its physics; not checked: %s", silent, ", ".join(DECIDING))
         return []
-    if sees_fbp and (trained.fbp is None or data.fbp is None):
-        silent, sees_fbp = weights if trained.fbp is None else where, False
-        log.warning("%s does not say how its FBP images were filtered; not checked: fbp", silent)
-    if not sees_fbp:
-        trained, data = replace(trained, fbp=None), replace(data, fbp=None)
+    known = set(seen)
+    for name in sorted(seen):
+        if None in (getattr(trained, name), getattr(data, name)):
+            silent = weights if getattr(trained, name) is None else where
+            log.warning("%s does not say how its %s images were made; not checked", silent, name)
+            known.remove(name)
+    trained, data = (_only(known, each) for each in (trained, data))
     if changed := list(differences(trained, data)):
         raise InputError(
             where,
             f"is not what {weights} was trained for ({'; '.join(changed)})",
-            "give data of that kind, or train a network for these: slices, scanner, simulation and "
-            "fbp of the configuration decide it",
+            "give data of that kind, or train a network for these: slices, scanner, simulation, "
+            "osem, osem_input and fbp of the configuration decide it",
         )
     doubtful = list(doubts(trained, data))
     for doubt in doubtful:

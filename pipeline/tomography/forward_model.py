@@ -64,7 +64,7 @@ class ForwardModel:
         psf_fwhm_mm: float,
         factors: Sequence[torch.Tensor] | None = None,
     ):
-        self.projector = projector
+        self.projector, self.psf_fwhm_mm = projector, psf_fwhm_mm
         self._factors = factors
         self._psf = None
         if psf_fwhm_mm > 0:

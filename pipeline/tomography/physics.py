@@ -49,6 +49,8 @@ class Physics:
     fbp : mapping or None
         ``window`` and ``cutoff`` of the FBP images, as the configuration's section ``fbp`` has
         them; None where they are not known, or where no FBP image is seen.
+    osem_input : mapping or None
+        Likewise ``iterations``, ``subsets`` and ``filter_mm`` of the OSEM images that are seen.
     """
 
     geometry: Mapping[str, Any]
@@ -62,6 +64,7 @@ class Physics:
     counts_per_activity: float
     patient_position: str = "HFS"
     fbp: Mapping[str, Any] | None = None
+    osem_input: Mapping[str, Any] | None = None
     doses: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
@@ -88,8 +91,10 @@ class Physics:
         for dose in self.doses:
             if not (isinstance(dose, int | float) and 0 < dose <= 1):
                 return f"the dose {dose!r}"
-        if self.fbp is not None and not _possible_fbp(self.fbp):
-            return f"the fbp {self.fbp!r}"
+        for name, possible in SEEN.items():
+            value = getattr(self, name)
+            if value is not None and not possible(value):
+                return f"the {name} {value!r}"
         return None
 
 
@@ -101,6 +106,19 @@ def _possible_fbp(settings: Any) -> bool:
     number = isinstance(cutoff, int | float) and not isinstance(cutoff, bool)
     return isinstance(window, str) and number and 0 < cutoff <= 1
 
+
+def _possible_osem(settings: Any) -> bool:
+    """Whether these can be the settings of OSEM images."""
+    if not isinstance(settings, Mapping) or {*settings} != {"iterations", "subsets", "filter_mm"}:
+        return False
+    filter_mm = settings["filter_mm"]
+    whole = all(type(settings[name]) is int for name in ("iterations", "subsets"))
+    number = isinstance(filter_mm, int | float) and not isinstance(filter_mm, bool)
+    return whole and number and 0 <= filter_mm < math.inf
+
+
+SEEN = {"fbp": _possible_fbp, "osem_input": _possible_osem}
+"""Images that networks may see, as fields of `Physics`, and what tells whether it can be theirs."""
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -165,19 +183,21 @@ def dose_of(file: h5py.File) -> float:
     return float(file.attrs.get(DOSE, 1.0))
 
 
-def fbp_of(file: h5py.File) -> Mapping[str, Any] | None:
-    """Read the settings of FBP images from what decided an open file, its attribute ``config``.
+def made_by(file: h5py.File, name: str) -> Mapping[str, Any] | None:
+    """Read the settings of images from what decided an open file, its attribute ``config``.
 
     Parameters
     ----------
     file : h5py.File
-        Of kind `pipeline.storage.kinds.SHARD`, or an FBP image of kind
+        Of kind `pipeline.storage.kinds.SHARD`, or such an image of kind
         `pipeline.storage.kinds.SCAN_IMAGE`.
+    name : str
+        Of `SEEN`.
 
     Returns
     -------
     mapping or None
-        ``window`` and ``cutoff``; None of a file that does not say them.
+        As the field of `Physics` of that name; None of a file that does not say them.
 
     Raises
     ------
@@ -186,14 +206,17 @@ def fbp_of(file: h5py.File) -> Mapping[str, Any] | None:
     """
     try:
         decided = json.loads(file.attrs["config"])
-        if "fbp_config" in decided:  # a shard's, which was made of a file of FBP images
-            decided = json.loads(decided["fbp_config"])
-        found: Mapping[str, Any] | None = decided.get("fbp")
+        if "image" not in file:  # a shard, which was made of a file of such images
+            decided = json.loads(decided.get(f"{name}_config", "{}"))
+        found: Mapping[str, Any] | None = decided.get("osem" if name == "osem_input" else name)
+        if name == "osem_input" and found is not None:
+            found = {"filter_mm": 0.0, **found}
     except (TypeError, ValueError, AttributeError, RecursionError):
         found = {}
-    if found is not None and not _possible_fbp(found):
+    if found is not None and not SEEN[name](found):
+        problem = f"says no settings of its {name} images ('config')"
         remedy = f"delete it and run rule '{file.attrs['rule']}' again"
-        raise InputError(file.filename, "says no settings of its FBP images ('config')", remedy)
+        raise InputError(file.filename, problem, remedy)
     return found
 
 
@@ -208,14 +231,14 @@ def of_shard(path: Path) -> Physics | None:
     with hdf5.opened(path, SHARD) as file:
         held = {name: value for name, value in file.attrs.items() if name in DECIDING + COUNTS}
         dose = dose_of(file)
-        fbp = fbp_of(file)
+        images = {name: made_by(file, name) for name in SEEN}
     if "geometry" not in held:
         return None
     remedy = f"delete it and run rule 'shard' again: snakemake --cores all -- {path}"
     try:
         # NumPy's numbers become Python's, which JSON and YAML know.
         plain = {name: np.asarray(value).item() for name, value in held.items()}
-        plain |= {"geometry": json.loads(plain["geometry"]), "doses": (dose,), "fbp": fbp}
+        plain |= {"geometry": json.loads(plain["geometry"]), "doses": (dose,), **images}
         found = Physics(**plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(path, f"does not say its physics ({error})", remedy) from error

@@ -3,6 +3,8 @@
 import functools
 import gzip
 import hashlib
+import importlib
+import multiprocessing
 import os
 import pickle
 import resource
@@ -35,6 +37,7 @@ MEMORY = 512 * 2**20
 SECONDS = 60
 """A job that hangs is killed."""
 
+SPAWN = multiprocessing.get_context("spawn")
 NOBODY, CANNOT_DROP = 65534, 77
 LOG = "../../job.log"
 OUTPUT = Path("data/labels/brainweb/subject04.h5")
@@ -128,6 +131,35 @@ def run_as_job(case, work, output):
             sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def serve(requests, module):
+    """Do cases of a module as jobs, as long as requests come."""
+    cases = {case.name: case for case in importlib.import_module(module).CASES}
+    with suppress(EOFError):
+        while True:
+            name, work, output = requests.recv()
+            requests.send(run_as_job(cases[name], work, output))
+
+
+@contextmanager
+def starter(module):
+    """Give what does a module's case, by its name, as a job, forked from a process for this alone.
+
+    Forked from the process of the tests, it could use what they have freed there beyond `MEMORY`.
+    """
+    here, there = SPAWN.Pipe()
+    server = SPAWN.Process(target=serve, args=(there, module))
+    server.start()
+    there.close()
+
+    def start(name, work, output):
+        here.send((name, work, output))
+        return here.recv()
+
+    with here:
+        yield start
+    server.join()
 
 
 def contents(folder):

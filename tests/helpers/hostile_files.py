@@ -354,14 +354,14 @@ def run_of(state):
     return in_turn(a_shard, torch_file(WORKING, state))
 
 
-def train(model, features=None):
+def train(model, frozen=None):
     """Rule ``train``."""
 
     def act():
         outputs = [Path("results/toy", name) for name in ("w.safetensors", "kept")]
         log_csv = Path("results/toy/log.csv")
         settings = job(CONFIG, model)
-        training.train(settings, [SHARD_FILE], [], *outputs, RUNS, log_csv, features, 1)
+        training.train(settings, [SHARD_FILE], [], *outputs, RUNS, log_csv, frozen, 1)
 
     return act
 

@@ -12,9 +12,12 @@ OVERLAY = {
         "PnPNet": {"epochs": 2, **SEEN, "residual": True},
         "LegoPET": {"epochs": 1, **SEEN, "residual": True},
     },
+    "sampling": {"consistency": {"steps": 2}},
     "evaluation": {
         "models": ["PnPNet", "LegoPET"],
-        "sweeps": {name: {"models": []} for name in ("epochs", "guidance", "samplers")},
+        "sweeps": {
+            name: {"models": []} for name in ("epochs", "guidance", "samplers", "consistency")
+        },
     },
 }
 FILES = ("--configfile", str(ROOT / "tests" / "tiny.yaml"), "low.yaml")

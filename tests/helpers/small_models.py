@@ -81,12 +81,14 @@ SETTINGS: dict[str, Any] = {
             "eta": 0.0,
             "guidance": 0.0,
             "samples": 1,
+            "antithetic": False,
         },
     },
     "methods": {
         "PnPNet": {**OPTIMISATION, "dwt_weight": 0.1, "wavelet": "haar", "levels": 2},
         "cDPM": DIFFUSION,
-        "LegoPET": {**DIFFUSION, "features": "PnPNet"},
+        "LegoPET": {**DIFFUSION, "features": "PnPNet", "regression_image": False},
+        "PMDM": {**DIFFUSION, "posterior_mean": "PnPNet"},
         "DeepPET": {**OPTIMISATION, "width": 4, "convolutions": [1, 1, 2]},
         "cGAN": GAN,
         "Pix2Pix": {**GAN, "l1_weight": 100.0},
@@ -98,7 +100,9 @@ SETTINGS: dict[str, Any] = {
         "steps": 4,
         "eta": 0.5,
         "guidance": 0.5,
+        "antithetic": False,
         "samples": 1,
+        "consistency": {"steps": 0, "strength": 1.0, "start": 0.0},
         "weights": "raw",
         "batch_size": 2,
     },
@@ -118,7 +122,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 NETWORK = Network(**SETTINGS["network"])
-SAMPLING = FinalSampling(**SETTINGS["sampling"])
+SAMPLING = FinalSampling.of(SETTINGS["sampling"])
 
 
 def job(config: Mapping[str, Any], model: str) -> Settings:
@@ -158,11 +162,12 @@ def make_shard(
     scale: float = 1.0,
     physics: Mapping[str, Any] | None = PHYSICS,
     fbp: Mapping[str, Any] | None = None,
+    osem_input: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a shard of random discs with two tissues, so many slices in all.
 
     What it says of its ``physics`` need not be true; None for nothing, as shards once did.
-    ``fbp`` are the settings of its FBP images; None for none.
+    ``fbp`` are the settings of its FBP images, ``osem_input`` of its OSEM images; None for none.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
@@ -186,6 +191,8 @@ def make_shard(
     made_from: dict[str, Any] = {"seed": seed}
     if fbp is not None:
         made_from["fbp_config"] = json.dumps({"fbp": fbp, "grid": {"size": size}})
+    if osem_input is not None:
+        made_from["osem_input_config"] = json.dumps({"osem": osem_input})
     hdf5.write(path, SHARD, arrays, hdf5.provenance(made_from, subject=subject, **facts))
     return path
 

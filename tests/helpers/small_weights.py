@@ -11,11 +11,9 @@ CONFIG = settings()
 SCALES = Scales(100.0, 200.0)
 
 
-def saved(path, name="PnPNet", scales=SCALES, features_sha256=None, model=None):
+def saved(path, name="PnPNet", scales=SCALES, frozen_sha256=None, model=None):
     own = CONFIG["methods"][name]
     method = build(name, NETWORK, own)
-    metadata = Metadata(
-        model or name, name, CONFIG["network"], own, 7, scales, 5, 2, features_sha256
-    )
+    metadata = Metadata(model or name, name, CONFIG["network"], own, 7, scales, 5, 2, frozen_sha256)
     checkpoints.save(path, method.network, None, metadata)
     return method, metadata

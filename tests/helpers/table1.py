@@ -60,8 +60,9 @@ ROWS = {
 }
 
 
-def make(metrics, rows, folder, parameters=MappingProxyType({})):
+def make(metrics, rows, folder, parameters=MappingProxyType({}), **more):
     """Make the table; give the outputs' paths by kind."""
     paths = {name: folder / name for name in ("csv", "differences", "markdown", "latex", "html")}
-    table1(metrics, rows, parameters, **{f"output_{name}": path for name, path in paths.items()})
+    outputs = {f"output_{name}": path for name, path in paths.items()}
+    table1(metrics, rows, parameters, **outputs, **more)
     return paths

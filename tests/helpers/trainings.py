@@ -15,7 +15,7 @@ def split(folder):
     return train_shards, [make_shard(folder / "v.h5", subject="subject20", slices=3, seed=9)]
 
 
-def run(folder, data, name, model="PnPNet", features=None, config=None):
+def run(folder, data, name, model="PnPNet", frozen=None, config=None):
     """Train a model in a subfolder, and give the path of its weights."""
     subfolder = folder / name
     subfolder.mkdir(exist_ok=True)
@@ -27,7 +27,7 @@ def run(folder, data, name, model="PnPNet", features=None, config=None):
         kept=subfolder / "kept",
         run_dir=subfolder / "run",
         log_csv=subfolder / "log.csv",
-        features=features,
+        frozen=frozen,
         threads=1,
     )
     return output

@@ -164,29 +164,59 @@ def test_an_unknown_method():
         build("Nope", NETWORK, {})
 
 
-def test_features_are_checked_in_every_way(tmp_path):
+def test_what_is_used_frozen_is_checked_in_every_way(tmp_path):
     features, lego = tmp_path / "p.safetensors", tmp_path / "l.safetensors"
     saved(features)
     digest = checkpoints.sha256(features)
-    method, metadata = saved(lego, "LegoPET", features_sha256=digest)
-    assert checkpoints.attach_features(method, metadata, features) == digest
+    method, metadata = saved(lego, "LegoPET", frozen_sha256=digest)
+    assert checkpoints.attach_frozen(method, metadata, features) == replace(
+        metadata, frozen_method="PnPNet"
+    )
     with pytest.raises(InputError, match="asks for PnPNet, and the weights given are None"):
-        checkpoints.attach_features(method, metadata, None)
+        checkpoints.attach_frozen(method, metadata, None)
     with pytest.raises(InputError, match="is of LegoPET, not PnPNet"):
-        checkpoints.attach_features(method, metadata, lego)
+        checkpoints.attach_frozen(method, metadata, lego)
     saved(features, model="PnPNet-seed2")
     with pytest.raises(InputError, match="is of PnPNet-seed2, not PnPNet"):
-        checkpoints.attach_features(method, metadata, features)
+        checkpoints.attach_frozen(method, metadata, features)
     saved(features, scales=Scales(1.0, 2.0))
     with pytest.raises(InputError, match="was trained at"):
-        checkpoints.attach_features(method, metadata, features)
+        checkpoints.attach_frozen(method, metadata, features)
     saved(features)  # other weights
     with pytest.raises(InputError, match="is not the file"):
-        checkpoints.attach_features(method, metadata, features)
+        checkpoints.attach_frozen(method, metadata, features)
 
 
-def test_features_for_a_method_without_any(tmp_path):
+def test_a_posterior_mean_of_another_method_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    method, metadata = saved(tmp_path / "m.safetensors", "PMDM")
+    saved(path, "cDPM", model="PnPNet")
+    with pytest.raises(InputError, match="is a cDPM, not a PnPNet or DeepPET"):
+        checkpoints.attach_frozen(method, metadata, path)
+    with pytest.raises(InputError, match="PMDM: posterior_mean: asks for PnPNet"):
+        checkpoints.attach_frozen(method, metadata, None)
+
+
+def test_a_posterior_mean_may_be_deeppets(tmp_path):
+    path = tmp_path / "x.safetensors"
+    method, metadata = saved(tmp_path / "m.safetensors", "PMDM")
+    saved(path, "DeepPET")
+    own = replace(metadata, settings={**metadata.settings, "posterior_mean": "DeepPET"})
+    found = checkpoints.attach_frozen(method, own, path)
+    assert (found.frozen_method, found.frozen_sha256) == ("DeepPET", checkpoints.sha256(path))
+
+
+def test_weights_from_before_the_name_was_changed_are_read(tmp_path):
+    path = tmp_path / "l.safetensors"
+    _, metadata = saved(path, "LegoPET", frozen_sha256="a" * 64)
+    found = asdict(metadata) | {"features_sha256": metadata.frozen_sha256}
+    del found["frozen_sha256"], found["frozen_method"]
+    checkpoints._write(path, found, load_file(path))
+    assert checkpoints.load(path, NETWORK)[1] == metadata
+
+
+def test_a_network_for_a_method_that_uses_none(tmp_path):
     method, metadata = saved(tmp_path / "p.safetensors")
-    assert checkpoints.attach_features(method, metadata, None) is None
+    assert checkpoints.attach_frozen(method, metadata, None) is metadata
     with pytest.raises(InputError, match="asks for None"):
-        checkpoints.attach_features(method, metadata, tmp_path / "p.safetensors")
+        checkpoints.attach_frozen(method, metadata, tmp_path / "p.safetensors")

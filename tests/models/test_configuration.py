@@ -12,7 +12,9 @@ from helpers.configurations import ROOT, SCHEMA, changed
 from models import summary
 from models.configuration import read_configuration
 from models.evaluation import recompute
+from models.methods.base import Method
 from models.registry import METHODS, build, load
+from models.sections import frozen_of, frozen_setting
 from models.settings import Network
 from pipeline.storage.errors import InputError
 
@@ -106,9 +108,22 @@ def test_settings_in_the_schema_are_the_methods_own(name):
     assert {field.name for field in fields(method.Settings)} == section["properties"].keys()
     assert set(section["required"]) == section["properties"].keys()
     assert method.samples == ("timesteps" in section["properties"])
-    features = section["properties"].get("features", {"method": None})
-    assert features["method"] == method.features_of
+    assert (frozen_setting(name) is None) == (method.use_frozen is Method.use_frozen)
     assert method.Settings.training_alone < section["properties"].keys()
+
+
+def test_the_schema_says_which_networks_are_used_frozen():
+    found = {name: frozen_setting(name) for name in METHODS}
+    assert {name: setting for name, setting in found.items() if setting} == {
+        "LegoPET": ("features", ["PnPNet"]),
+        "PMDM": ("posterior_mean", ["PnPNet", "DeepPET"]),
+    }
+    own = changed()["methods"]
+    used = {name: frozen_of(name, own[name]) for name in METHODS}
+    assert {name: other for name, other in used.items() if other} == {
+        "LegoPET": "PnPNet",
+        "PMDM": "PnPNet",
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)

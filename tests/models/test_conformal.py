@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models import metrics
-from models.conformal import conformal_factor, interval_levels, scores
+from models.conformal import conformal_factor, deviation, interval_levels, scores
 
 PIXELS, BINS, SIGMA, COUNT = 24, 18, 0.7, 8
 """Of a linear measurement with Gaussian noise of a Gaussian image; samples of the posterior."""
@@ -111,3 +111,30 @@ def test_width_of_normal_samples_is_that_of_their_order_statistics():
     samples = 3 * torch.randn(1, 2, 300, 300, generator=torch.Generator().manual_seed(4))
     (found,) = metrics.interval_width(samples).values()
     assert float(found) == pytest.approx(3 * 2 / np.sqrt(np.pi), abs=0.03)
+
+
+@pytest.mark.parametrize("samples", [2, 4, 8])
+def test_levels_and_deviation_of_antithetic_pairs_are_those_of_further_draws(samples):
+    """Pairs mean +- u, of normal u: how often is another draw inside, and what is its deviation?"""
+    draws = np.random.default_rng(samples)
+    mean = draws.normal(size=(40, 1, 50, 50))
+    half = 3.0 * draws.normal(size=(40, samples // 2, 50, 50))
+    pairs = np.stack([mean + half, mean - half], axis=2).reshape(40, samples, 50, 50)
+    truth = mean + 3.0 * draws.normal(size=mean.shape)
+    found = metrics.interval_coverage(
+        torch.from_numpy(pairs), torch.from_numpy(truth), antithetic=True
+    )
+    assert list(found) == interval_levels(samples, antithetic=True)
+    for level, share in found.items():
+        assert abs(float(share.mean()) - level) < 0.01
+    assert abs(np.sqrt((deviation(pairs, True) ** 2).mean()) - 3) < 0.05
+    independent = mean + 3.0 * draws.normal(size=(40, samples, 50, 50))
+    assert abs(np.sqrt((deviation(independent, False) ** 2).mean()) - 3) < 0.05
+
+
+def test_widths_of_antithetic_pairs_have_the_same_levels():
+    samples = torch.tensor([-3.0, 3.0, -1.0, 1.0]).reshape(1, 4, 1, 1)
+    assert {k: float(v) for k, v in metrics.interval_width(samples, antithetic=True).items()} == {
+        2 / 3: 6.0,
+        1 / 3: 2.0,
+    }

@@ -90,6 +90,14 @@ def test_a_shard_that_does_not_fit_the_network_is_refused(tmp_path, options):
         ShardSlices([path], SIZE, SCALES, SINOGRAM)
 
 
+def test_sinograms_that_are_not_seen_may_be_larger_than_images(tmp_path):
+    path = make_shard(tmp_path / "s.h5", views=2 * SIZE, radial=2 * SIZE)
+    found = ShardSlices([path], SIZE, SCALES, ["fbp"])[0]
+    assert found["inputs"].shape == (1, SIZE, SIZE)
+    with pytest.raises(InputError, match=r"s\.h5.*do not fit a network of 16 x 16"):
+        ShardSlices([path], SIZE, SCALES, ["fbp", *SINOGRAM])
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_slice_that_is_not_finite_is_named(tmp_path, workers):
     path = make_shard(tmp_path / "s.h5")

@@ -11,6 +11,7 @@ from models.draws import keyed_rng
 from models.methods.pnpnet import PnPNet
 from models.network_sizes import SIZES, size_of
 from models.registry import METHODS, build
+from models.sections import frozen_of
 from models.settings import Network
 from pipeline.jobs.experiment import models_of
 from pipeline.storage.errors import InputError
@@ -40,8 +41,8 @@ def test_activations_of_a_training_step_are_counted(name, method):
     model, network = models_of(config)[method], config["network"]
     asked = Network(**network)
     made = build(method, asked, model.settings)
-    if source := model.settings.get("features"):
-        made.use_features(build(source, asked, config["methods"][source]))
+    if used := frozen_of(method, model.settings):
+        made.use_frozen(build(used, asked, config["methods"][used]))
     found = kept_numbers(made, network["size"], len(model.settings["conditioning"]))
     assert found == pytest.approx(size_of(config, model).kept, rel=0.35)
 
@@ -62,7 +63,8 @@ def kept_numbers(method, size, channels, slices=4):
     inputs, image = torch.rand(slices, channels, size, size), torch.rand(slices, 1, size, size)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         draws = [keyed_rng(0, *key) for key in keys]
-        for objective in method.training_step(Batch(inputs, image, keys), draws):
+        batch = method.prepared(Batch(inputs, image, keys))
+        for objective in method.training_step(batch, draws):
             objective.losses["loss"].backward(retain_graph=True)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 4 / slices
 
@@ -81,8 +83,8 @@ def test_what_has_no_formula_is_counted_without_memory(monkeypatch, name, method
     counts = {part: sum(p.numel() for p in m.parameters()) for part, m in made.parts.items()}
     assert size.weights == counts.pop("network")
     assert size.others == sum(counts.values())
-    if source := model.settings.get("features"):
-        made.use_features(build(source, network, config["methods"][source]))
+    if used := frozen_of(method, model.settings):
+        made.use_frozen(build(used, network, config["methods"][used]))
     found = kept_numbers(made, config["network"]["size"], len(model.settings["conditioning"]))
     assert 0.95 * found <= size.kept <= 1.25 * found
 

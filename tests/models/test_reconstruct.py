@@ -9,6 +9,7 @@ from helpers.small_models import GAN_SIZE, NETWORK, SAMPLING, job, make_shard, s
 from helpers.trainings import run, split
 from models import checkpoints
 from models.reconstruct import Reconstructor, reconstruct
+from models.sections import frozen_of
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
@@ -118,11 +119,11 @@ def test_every_method_can_be_told_the_filtered_back_projection(tmp_path, name):
     for own in config["methods"].values():
         own |= {"conditioning": ["sinogram", "fbp"], "epochs": 1}
     shard = make_shard(tmp_path / "s.h5", size=GAN_SIZE, slices=3)
-    features = None
-    if source := config["methods"][name].get("features"):
-        features = run(tmp_path, ([shard], []), source, source, config=config)
-    weights = run(tmp_path, ([shard], []), name, name, features, config)
-    model = Reconstructor(weights, features, job(config, name), threads=1)
+    frozen = None
+    if used := frozen_of(name, config["methods"][name]):
+        frozen = run(tmp_path, ([shard], []), used, used, config=config)
+    weights = run(tmp_path, ([shard], []), name, name, frozen, config)
+    model = Reconstructor(weights, frozen, job(config, name), threads=1)
     assert model.facts(SAMPLING)["conditioning"] == "sinogram, fbp"
     before = model.samples(model.slices([shard]), range(3), SAMPLING)
     with h5py.File(shard, "r+") as file:
@@ -155,7 +156,7 @@ def test_facts_of_a_model_that_samples(study):
         "conditioning": "sinogram",
         "condition_dropout": 0.2,
         "weights_sha256": checkpoints.sha256(weights),
-        "features_sha256": checkpoints.sha256(features),
+        "frozen_sha256": checkpoints.sha256(features),
         "epoch": 2,
         "parameters": model.method.parameter_count(),
         "activity_scale": checkpoints.read_metadata(weights).scales.activity,
@@ -165,17 +166,37 @@ def test_facts_of_a_model_that_samples(study):
         "steps": 4,
         "eta": 0.5,
         "guidance": 0.5,
+        "antithetic": 0,
+        "consistency_steps": 0,
+        "consistency_strength": 0.0,
+        "consistency_start": 0.0,
         "seed": 7,
         "training_seed": 7,
         "device": "cpu",
     }
 
 
+def test_a_row_with_the_weights_of_another_has_its_own_name_and_sampling(study, tmp_path):
+    weights, features = study["LegoPET"]
+    variants = {"few": {"weights": "LegoPET", "sampling": {"steps": 2, "samples": 3}}}
+    config = {**study["config"], "variants": variants}
+    output = tmp_path / "r.h5"
+    reconstruct(weights, study["shard"], output, job(config, "few"), features, threads=1)
+    found, attributes = hdf5.read(output, RECONSTRUCTION)
+    told = [attributes[name] for name in ("model", "method", "steps", "samples", "seed")]
+    assert told == ["few", "LegoPET", 2, 3, 7]
+    assert attributes["weights_sha256"] == checkpoints.sha256(weights)
+    expected = images(study, "LegoPET", steps=2, samples=3)
+    np.testing.assert_array_equal(found["samples"], expected)
+    with pytest.raises(InputError, match="is of PnPNet, not LegoPET"):
+        Reconstructor(features, None, job(config, "few"), threads=1)
+
+
 def test_facts_of_a_model_that_does_not(study):
     facts = reconstructor(study, "PnPNet").facts(replace(SAMPLING, samples=5))
     assert (facts["samples"], facts["sampler"], facts["steps"], facts["seed"]) == (1, "", 1, -1)
     assert all(math.isnan(facts[name]) for name in ("condition_dropout", "eta", "guidance"))
-    assert facts["features_sha256"] == ""
+    assert facts["frozen_sha256"] == ""
 
 
 def test_kept_checkpoints_can_be_used_like_final_weights(study):
@@ -196,6 +217,19 @@ def test_averages_are_used_if_asked_for(study):
     assert model.facts(sampling)["weights"] == "ema"
     found = model.samples(model.slices([study["shard"]]), range(5), sampling)
     assert not np.array_equal(found, images(study, "PnPNet"))
+
+
+def test_files_say_that_samples_are_antithetic(study, tmp_path):
+    weights, features = study["LegoPET"]
+    pairs = replace(SAMPLING, sampler="ddim", eta=0.0, samples=4, antithetic=True)
+    config = {**study["config"], "sampling": asdict(pairs)}
+    output = tmp_path / "r.h5"
+    reconstruct(weights, study["shard"], output, job(config, "LegoPET"), features, threads=1)
+    with hdf5.opened(output, RECONSTRUCTION) as file:
+        samples = file["samples"][()]
+        assert file.attrs["antithetic"] == 1
+        # Around the mean of pairs, which is no estimate from as many independent ones.
+        assert np.allclose(file["std"][()], samples.std(axis=1), rtol=1e-5, atol=1e-4)
 
 
 def test_files_hold_samples_mean_spread_and_facts(study, tmp_path):

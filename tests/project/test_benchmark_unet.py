@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import unet
+from benchmarks import small_unet, unet
+from helpers.configurations import ROOT
 
 
 def test_ratios_are_taken_turn_by_turn():
@@ -68,3 +69,18 @@ def test_the_network_is_that_of_the_reference():
     errors = unet.apart(unet.compare, 32, 1, 8)  # 32 x 32 pixels, one thread, 8 channels
     assert errors.pop("output") < unet.TOLERANCE
     assert max(errors.values()) < 1e-3
+
+
+def test_the_small_network_of_another_checkout_is_compared():
+    here, there = unet.apart(small_unet.outcome, None), unet.apart(small_unet.outcome, str(ROOT))
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_the_small_network_competes():
+    contestant = small_unet.competitor(small_unet.NOW, None)
+    before = [p.detach().clone() for p in contestant.network.parameters()]
+    contestant.train()
+    moved = zip(before, contestant.network.parameters(), strict=True)
+    assert not any(torch.equal(old, new) for old, new in moved)
+    assert contestant.predict().shape == (small_unet.BATCH, 1, small_unet.SIZE, small_unet.SIZE)

@@ -44,7 +44,7 @@ class Toy(Method):
         loss = (self.network(batch.inputs).float() - batch.image).abs().mean()
         yield Objective("network", {"loss": loss})
 
-    def predict(self, inputs, keys, sampling, seed):
+    def predict(self, inputs, keys, sampling, seed, correct=None):
         return self.network(inputs)
 '''
 
@@ -156,7 +156,9 @@ OVERLAY = {
     "evaluation": {
         "models": ["Toy", "Toy-3"],
         "uncertainty": "",
-        "sweeps": {name: {"models": []} for name in ("epochs", "guidance", "samplers")},
+        "sweeps": {
+            name: {"models": []} for name in ("epochs", "guidance", "samplers", "consistency")
+        },
     },
 }
 

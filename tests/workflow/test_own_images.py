@@ -28,7 +28,9 @@ OVERLAY = {
     "methods": {name: {"epochs": 1} for name in ("PnPNet", "LegoPET")},
     "evaluation": {
         "models": ["PnPNet", "LegoPET"],
-        "sweeps": {name: {"models": []} for name in ("epochs", "guidance", "samplers")},
+        "sweeps": {
+            name: {"models": []} for name in ("epochs", "guidance", "samplers", "consistency")
+        },
     },
 }
 RULES = ("fetch", "phantom", "slices", "sinogram", "osem", "fbp", "shard")

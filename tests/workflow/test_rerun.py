@@ -18,14 +18,18 @@ from helpers.workflow import ROOT, copy_project, snakemake
 pytestmark = pytest.mark.dag
 
 SUBJECTS = ("subject01", "subject02", "subject03")
-GANS, SAMPLING = ("cGAN", "Pix2Pix"), ("cDPM", "LegoPET", "LegoPET-seed2", "LegoPET-fbp")
+GANS = ("cGAN", "Pix2Pix")
+TRAINED_SAMPLING = ("cDPM", "LegoPET", "PMDM", "LegoPET-seed2", "LegoPET-fbp")
+SAMPLED_OTHERWISE = {"LegoPET-em": "LegoPET", "LegoPET-seed2-em": "LegoPET-seed2"}
+SAMPLING = (*TRAINED_SAMPLING, *SAMPLED_OTHERWISE)
 GUIDED = ("LegoPET-p01", "LegoPET-p02")
-U_NETS = ("PnPNet", "PnPNet-fbp", *SAMPLING, *GUIDED)
+U_NETS = ("PnPNet", "PnPNet-fbp", *TRAINED_SAMPLING, *GUIDED)
 TRAINED = ("DeepPET", *GANS, *U_NETS)
 EVALUATED = ("DeepPET", *GANS, "PnPNet", *SAMPLING)
 SWEPT = {f"sweep epochs {model}" for model in ("cDPM", "LegoPET")}
-SWEPT |= {f"sweep guidance {model}" for model in GUIDED} | {"sweep samplers LegoPET"}
-SWEEP_FIGURES = {"epochs", "guidance", "samplers"}
+SWEPT |= {f"sweep guidance {model}" for model in GUIDED}
+SWEPT |= {"sweep samplers LegoPET", "sweep consistency LegoPET"}
+SWEEP_FIGURES = {"epochs", "guidance", "samplers", "consistency"}
 OF_METRICS = {"metrics subject03", "join_metrics", "table1", "regional_bias", "calibration"}
 PREVIEWS = {f"preview {stage} subject03" for stage in ("phantoms", "sinograms", "shards")}
 END = {"provenance", "all"}
@@ -78,7 +82,8 @@ def reconstructed(models: Iterable[str]) -> set[str]:
 
 def trained(models: Iterable[str]) -> set[str]:
     """Trainings of some models, and all that follows from them."""
-    found = each("train", models) | reconstructed(set(models) & set(EVALUATED))
+    again = {name for name, origin in SAMPLED_OTHERWISE.items() if origin in models}
+    found = each("train", models) | reconstructed(set(models) & set(EVALUATED) | again)
     found |= {job for job in SWEPT if job.split()[-1] in models}
     found |= {job.split()[1] for job in found if job.startswith("sweep")}
     found |= {"uncertainty"} if "LegoPET" in models else set()
@@ -122,6 +127,18 @@ CODE = {
         r"(def training_step\((.|\n)*?\"\"\"\n)",
         r"\1        pass\n",
         trained(GANS),
+    ),
+    "code of DeepPET, whose network PMDM uses": (
+        "models/methods/deeppet.py",
+        r"(def training_step\((.|\n)*?\"\"\"\n)",
+        r"\1        pass\n",
+        trained(["DeepPET", "PMDM"]),
+    ),
+    "code of PMDM": (
+        "models/methods/pmdm.py",
+        r"class PMDM\(CDPM\):",
+        "class PMDM(CDPM):\n    CHANGED = True\n",
+        trained(["PMDM"]),
     ),
     "code of the U-Net": (
         "models/networks/unet.py",
@@ -255,11 +272,25 @@ SETTINGS = {
     "training: compile": ("training={compile: true}", set()),
     "training: activation_checkpointing": ("training={activation_checkpointing: true}", set()),
     "training: gradient_clip": ("training={gradient_clip: 2}", trained(TRAINED)),
+    "PMDM: posterior_mean": ("methods={PMDM: {posterior_mean: PnPNet}}", trained(["PMDM"])),
+    "PMDM: residual": ("methods={PMDM: {residual: false}}", trained(["PMDM"])),
     "sampling: eta": ("sampling={eta: 0.5}", SAMPLED),
     "sampling: samples": ("sampling={samples: 3}", SAMPLED),
     "sampling: weights": (
         "sampling={weights: ema}",
         SAMPLED | reconstructed(EVALUATED) | BY_NETWORK,
+    ),
+    "sampling: consistency": (
+        "sampling={consistency: {steps: 2}}",
+        reconstructed(TRAINED_SAMPLING) | SWEPT | SWEEP_FIGURES | {"uncertainty"},
+    ),
+    "sampling of a variant": (
+        "variants={LegoPET-em: {sampling: {consistency: {strength: 0.5}}}}",
+        reconstructed(["LegoPET-em"]),
+    ),
+    "sampling: consistency of those that say their steps alone": (
+        "sampling={consistency: {strength: 0.5}}",
+        reconstructed(SAMPLED_OTHERWISE) | {"sweep consistency LegoPET", "consistency"},
     ),
     "sampling: batch_size": ("sampling={batch_size: 3}", set()),
     "osem: iterations": ("osem={iterations: 3}", FROM_OSEM | OSEM_OF_SCANS),

@@ -1,5 +1,6 @@
 """Rule ``scans``: from a measured sinogram to its images and report, in one call."""
 
+import json
 import os
 import re
 import shutil
@@ -138,10 +139,30 @@ def test_trained_networks_reconstruct_what_they_were_trained_for(finished, place
         assert nibabel.load(made / name).shape == (32, 32, 2 * RINGS - 1)
 
 
+def test_a_network_that_sees_osem_images_has_one_of_the_scan(finished, place, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, symlinks=True)
+    shutil.copytree(place / "measured", folder / "measured")
+    seen = (
+        "osem_input={iterations: 1, filter_mm: 9}",
+        "methods={Pix2Pix: {conditioning: [osem_input]}}",
+    )
+    scan = {**GOOD["toy"], "images": ["Pix2Pix"], "slice_mm": 8.0}
+    result = called(folder, {"toy": scan}, "--config", *seen)
+    assert result.returncode == 0, result.stdout[-4000:]
+    made = folder / "results/tiny/scans/toy"
+    names = {
+        f"{name}.{kind}" for name in ("Pix2Pix", "osem_input", "fbp") for kind in ("h5", "nii")
+    }
+    assert {path.name for path in made.iterdir()} == names | {"report.png"}
+    attributes = hdf5.read(made / "osem_input.h5", SCAN_IMAGE)[1]
+    assert json.loads(attributes["config"])["osem"]["filter_mm"] == 9
+
+
 REFUSED = {
     "misspelt key": ({"toy": {"sinogrm": "measured/scan.hs"}}, "did you mean 'sinogram'?"),
     "no sinogram": ({"toy": {"images": ["fbp"]}}, "lacks sinogram"),
-    "unknown image": ({"toy": {**GOOD["toy"], "images": ["mlem"]}}, "from osem, fbp, PnPNet"),
+    "unknown image": ({"toy": {**GOOD["toy"], "images": ["mlem"]}}, "from osem, osem_input, fbp"),
     "missing file": ({"toy": {"sinogram": "measured/none.hs"}}, "measured/none.hs: does not exist"),
     "missing randoms": (
         {"toy": {**GOOD["toy"], "randoms": "none.npz#a"}},

@@ -19,7 +19,10 @@ from pipeline.jobs import provenance
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import RECONSTRUCTION, SHARD
 
-MODELS = (*PAPERS, "LegoPET-seed2", "LegoPET-fbp")
+TRAINED = (*PAPERS, "PMDM", "LegoPET-seed2", "LegoPET-fbp")
+SAMPLED_OTHERWISE = {"LegoPET-em": "LegoPET", "LegoPET-seed2-em": "LegoPET-seed2"}
+MODELS = (*TRAINED, *SAMPLED_OTHERWISE)
+SAMPLING = ("cDPM", "LegoPET", "PMDM")
 FIGURES = (
     "panel",
     "classical",
@@ -30,6 +33,7 @@ FIGURES = (
     "epochs",
     "guidance",
     "samplers",
+    "consistency",
 )
 TOUR = {
     *("labels", "activity", "slices", "sinogram", "fbp", "osem"),
@@ -64,8 +68,8 @@ def test_every_output_is_there(finished):
         *(f"table1.{kind}" for kind in ("csv", "md", "tex", "html")),
         "differences.csv",
         "classical_settings.json",
-        *(f"training/{model}.csv" for model in (*MODELS, "PnPNet-fbp", "LegoPET-p01")),
-        *(f"weights/{model}.yaml" for model in (*MODELS, "PnPNet-fbp", "LegoPET-p02")),
+        *(f"training/{model}.csv" for model in (*TRAINED, "PnPNet-fbp", "LegoPET-p01")),
+        *(f"weights/{model}.yaml" for model in (*TRAINED, "PnPNet-fbp", "LegoPET-p02")),
         "previews/shards_subject03.png",
         "provenance.json",
         "config.yaml",
@@ -75,6 +79,9 @@ def test_every_output_is_there(finished):
     assert {path.stem for path in (results / "tour").iterdir()} == TOUR
     for path in (*(results / "figures").iterdir(), *(results / "tour").iterdir()):
         assert path.read_bytes().startswith(b"\x89PNG"), path.name
+    for model in SAMPLED_OTHERWISE:  # is not trained
+        folders = ("training", "weights", "checkpoints", "runs")
+        assert not [path for name in folders for path in (results / name).glob(f"{model}*")]
     # Nobody asks for it.
     assert not list(results.glob("*/LegoPET-p05*"))
 
@@ -99,7 +106,7 @@ def test_metrics_have_rows_of_every_test_slice_and_model(finished):
     psnr = table[(table["metric"] == "psnr_db") & (table["reference"] == "truth")]
     psnr = psnr[psnr["region"] == "image"]
     for model, rows in psnr.groupby("model"):
-        sampled = model.startswith(("cDPM", "LegoPET"))
+        sampled = model.startswith(SAMPLING)
         estimates = ("single", "mean") if sampled else ("single",)
         assert rows.groupby("estimate").size().to_dict() == dict.fromkeys(estimates, 8)
         assert rows.groupby(["rotation", "slice_index"]).ngroups == 8
@@ -110,9 +117,26 @@ def test_metrics_have_rows_of_every_test_slice_and_model(finished):
     assert set(named.loc[list(MODELS), "epoch"]) == {10}
 
 
+def test_a_model_that_is_sampled_otherwise_has_rows_of_its_own(finished):
+    results = finished / "results" / "tiny"
+    table = read_table(results / "metrics.csv.gz")
+    named = table.drop_duplicates("model").set_index("model")
+    for model, origin in SAMPLED_OTHERWISE.items():
+        for column in ("checkpoint", "training_seed", "method", "epoch", "sampling_seed"):
+            assert named.loc[model, column] == named.loc[origin, column]
+        assert (named.loc[[model, origin], "consistency_steps"] == [1, 0]).all()
+    psnr_db = table[(table["metric"] == "psnr_db") & (table["reference"] == "truth")]
+    psnr_db = psnr_db[(psnr_db["region"] == "image") & (psnr_db["estimate"] == "mean")]
+    means = psnr_db.groupby("model")["value"].mean()
+    assert means["LegoPET-em"] != means["LegoPET"]
+    rows = pd.read_csv(results / "table1.csv").set_index("row")
+    assert rows.loc["LegoPET-em", "models"] == "LegoPET-em LegoPET-seed2-em"
+    assert rows.loc["LegoPET-em", "block"] == "beyond the paper"
+
+
 def test_intervals_are_calibrated_on_the_validation_subject(finished):
     results = finished / "results" / "tiny"
-    sampled = {model for model in MODELS if model.startswith(("cDPM", "LegoPET"))}
+    sampled = {model for model in MODELS if model.startswith(SAMPLING)}
     assert {path.stem for path in (results / "calibration").iterdir()} == sampled
     for path in (results / "calibration").iterdir():
         found = json.loads(path.read_text())
@@ -137,10 +161,12 @@ def test_table1_has_one_row_for_replicates(finished):
     assert "LegoPET-seed2" not in table.index
     assert table["seeds"].dropna().to_dict() == {
         **dict.fromkeys(table.index[4:], 1),
-        "LegoPET": 2,
-        "LegoPET, mean of 2": 2,
+        **dict.fromkeys(("LegoPET", "LegoPET, mean of 2"), 2),
+        **dict.fromkeys(("LegoPET-em", "LegoPET-em, mean of 2"), 2),
     }
-    assert {"FBP", "OSEM", "OSEM + filter", "MAP", *PAPERS, "LegoPET-fbp"} <= set(table.index)
+    assert {"FBP", "OSEM", "OSEM + filter", "MAP", *PAPERS, "PMDM", "LegoPET-fbp"} <= set(
+        table.index
+    )
 
 
 def test_kept_checkpoints_are_those_of_every_fifth_epoch(finished):
@@ -153,12 +179,19 @@ def test_kept_checkpoints_are_those_of_every_fifth_epoch(finished):
     assert not list((results / "checkpoints" / "PnPNet").glob("*.safetensors"))
 
 
-def test_a_variant_has_the_features_that_it_names(finished):
+@pytest.mark.parametrize(
+    ("model", "setting", "used"),
+    [
+        ("LegoPET-fbp", "features", "PnPNet-fbp"),
+        ("LegoPET-seed2", "features", "PnPNet"),
+        ("PMDM", "posterior_mean", "DeepPET"),
+    ],
+)
+def test_a_model_uses_the_network_that_it_names(finished, model, setting, used):
     weights = finished / "results" / "tiny" / "weights"
-    for model, features in (("LegoPET-fbp", "PnPNet-fbp"), ("LegoPET-seed2", "PnPNet")):
-        found = yaml.safe_load((weights / f"{model}.yaml").read_text())
-        assert found["settings"]["features"] == features
-        assert found["features_sha256"] == checkpoints.sha256(weights / f"{features}.safetensors")
+    found = yaml.safe_load((weights / f"{model}.yaml").read_text())
+    assert found["settings"][setting] == used
+    assert found["frozen_sha256"] == checkpoints.sha256(weights / f"{used}.safetensors")
 
 
 def test_sweeps_vary_what_they_are_of(finished):
@@ -171,6 +204,7 @@ def test_sweeps_vary_what_they_are_of(finished):
         "epochs/LegoPET": ("epoch", [5, 10], "subject03"),
         "guidance/LegoPET-p01": ("guidance", [0, 1], "subject02"),
         "guidance/LegoPET-p02": ("guidance", [0, 1], "subject02"),
+        "consistency/LegoPET": ("consistency_steps", [0, 2], "subject02"),
         "samplers/LegoPET": ("sampler", ["ddpm", "ddim", "dpm-solver++"], "subject02"),
     }
     assert tables.keys() == expected.keys()
@@ -310,9 +344,15 @@ def test_the_default_configuration_is_the_papers_experiment(tmp_path):
     for rule in ("fetch", "phantom", "slices", "sinogram", "osem", "fbp", "shard"):
         assert jobs[rule] == 20
     assert jobs["system_matrix"] == 1
-    assert jobs["train"] == len(PAPERS) + 3 == 9  # LegoPET with three dropouts
-    assert jobs["reconstruct"] == 2 * len(PAPERS)
+    assert jobs["train"] == len(PAPERS) + 1 + 3 == 10  # PMDM; LegoPET with three dropouts
+    assert jobs["reconstruct"] == 2 * (len(PAPERS) + 1)
     assert jobs["classical_settings"] == 1
     assert jobs["classical"] == 2 * 2
     assert jobs["sweep"] == 2 + 3 + 1
     assert not {"uncertainty", "calibration"} & jobs.keys()  # of one sample
+    first = r"^rule train:.*?wildcards: model=([\w-]+).*?priority: (\d+)"
+    priorities = {name: int(n) for name, n in re.findall(first, result.stdout, re.M | re.S)}
+    regression, *others = sorted(priorities, key=priorities.__getitem__, reverse=True)
+    assert regression == "PnPNet"  # which LegoPET's training and PMDM's wait for
+    epochs = {name: priorities[name] for name in others if name in PAPERS}
+    assert epochs == {"cDPM": 500, "LegoPET": 500, "cGAN": 200, "Pix2Pix": 200, "DeepPET": 119}

@@ -23,6 +23,7 @@ from models.channels import CHANNELS, IMAGES
 from models.evaluation import catalogue
 from models.registry import METHODS
 from models.configuration import schema
+from models.sections import frozen_of
 from pipeline.jobs.used_code import code_hash
 from pipeline.jobs.config import check, check_images, check_scans, files_of_scan
 from pipeline.scans.registry import files_of, reader_of
@@ -30,7 +31,15 @@ from pipeline.sources.base import LABELS
 from pipeline.sources.registry import SOURCES, facts
 from pipeline.storage.errors import InputError
 from pipeline.jobs.doses import doses_of, folder, simulated, with_osem_input
-from pipeline.jobs.experiment import deciding, models_of, replicates
+from pipeline.jobs.experiment import (
+    deciding,
+    measured_by,
+    models_of,
+    replaced,
+    replicates,
+    sampling_of,
+    sees_counts,
+)
 from pipeline.tomography.geometry import field_of_view_mm, grid_from
 from pipeline.tomography.scanners import scanner_from
 
@@ -152,7 +161,8 @@ def system_matrix(grid):
 
 def several_samples(model):
     """Whether a model gives several samples of a slice, and so their deviation."""
-    return "timesteps" in MODELS[model].settings and config["sampling"]["samples"] > 1
+    own = MODELS[model]
+    return "timesteps" in own.settings and sampling_of(config, own)["samples"] > 1
 
 
 def simulation_grid():
@@ -168,25 +178,40 @@ def finer(grid):
 
 
 def weights_of(model):
-    """Weights of a trained model."""
-    return f"{RESULTS}/weights/{model}.safetensors"
+    """Weights of a model, by the name of the one that was trained."""
+    return f"{RESULTS}/weights/{MODELS[model].trained}.safetensors"
 
 
 def record_of(model):
-    """What a model's training used, beside its weights."""
-    return f"{RESULTS}/weights/{model}.yaml"
+    """What the training of a model's weights used, beside them."""
+    return f"{RESULTS}/weights/{MODELS[model].trained}.yaml"
 
 
-def features_of(wildcards):
-    """Weights of the model whose features a model uses, or nothing where it uses none."""
-    wanted = MODELS[wildcards.model].settings.get("features")
-    return weights_of(wanted) if wanted else []
+def frozen_by(model):
+    """Model whose trained network a model uses, or None."""
+    return frozen_of(MODELS[model].method, MODELS[model].settings)
+
+
+def frozen_weights(wildcards):
+    """Weights of the model whose trained network a model uses, or nothing."""
+    frozen = frozen_by(wildcards.model)
+    return weights_of(frozen) if frozen else []
+
+
+def training_priority(wildcards):
+    """Trainings that others wait for start first, and then the longest."""
+    waiting = [
+        model.settings["epochs"]
+        for name, model in MODELS.items()
+        if not model.weights and frozen_by(name) == wildcards.model
+    ]
+    return 10**6 * max(waiting, default=0) + MODELS[wildcards.model].settings["epochs"]
 
 
 def code_of(script, model, without=""):
     """Code that a script runs for a model: its method's and no other's, as a hash, and channels."""
     own = MODELS[model]
-    used = [own, *(MODELS[name] for name in [own.settings.get("features")] if name)]
+    used = [own, *(MODELS[name] for name in [frozen_by(model)] if name)]
     channels = [str(CHANNELS[name]) for name in own.settings["conditioning"]]
     methods = (METHODS[each.method] for each in used)
     return [code_hash(script, *methods, without=without), *channels]
@@ -210,21 +235,6 @@ def reconstructions(models, subjects, doses=(SHOWN,)):
         of=doses,
         subject=subjects,
     )
-
-
-def calibrated():
-    """Evaluated models whose intervals are calibrated: those that give several samples."""
-    return [model for model in EVALUATED if several_samples(model)]
-
-
-def calibrating():
-    """Validation subjects that calibrate: not more, as each is reconstructed with all samples."""
-    return of_split("validation")[: model_memory.CALIBRATING]
-
-
-def factors_of(models, doses):
-    """Factors that calibrate the intervals of models, a file a model and dose."""
-    return expand(f"{RESULTS}/calibration/{{of}}{{model}}.json", model=models, of=doses)
 
 
 def metrics_of(split):
@@ -276,13 +286,16 @@ def with_lesions():
 
 
 def training_logs():
-    """Training logs of all models that anything asks for."""
+    """Training logs of all trained models that anything asks for."""
     asked = {
         *EVALUATED,
         *(name for sweep in SWEEPS.values() for name in sweep["models"]),
     }
-    asked |= {MODELS[name].settings.get("features") for name in asked} - {None}
-    return {name: f"{RESULTS}/training/{name}.csv" for name in MODELS if name in asked}
+    asked |= set(map(frozen_by, asked)) - {None}
+    trained = {MODELS[name].trained for name in asked}
+    return {
+        name: f"{RESULTS}/training/{name}.csv" for name in MODELS if name in trained
+    }
 
 
 def sweep_tables(sweep):
@@ -295,7 +308,7 @@ def sweep_tables(sweep):
 def swept_weights(wildcards):
     """What a sweep reconstructs with: a model's kept checkpoints, or its final weights."""
     if wildcards.sweep == "epochs":
-        return f"{RESULTS}/checkpoints/{wildcards.model}"
+        return f"{RESULTS}/checkpoints/{MODELS[wildcards.model].trained}"
     return weights_of(wildcards.model)
 
 
@@ -335,7 +348,7 @@ def figures():
         "classical",
         "training",
         "regional_bias",
-        *(["calibration"] if config["sampling"]["samples"] > 1 else []),
+        *(["calibration"] if config["sampling"]["samples"] > 1 or calibrated() else []),
         *(["uncertainty"] if UNCERTAINTY else []),
         *(["lesions"] if config["lesions"]["per_volume"] else []),
         *(sweep for sweep, settings in SWEEPS.items() if settings["models"]),

@@ -16,6 +16,13 @@ def scan_images(wildcards):
     return expand(f"{RESULTS}/scans/{wildcards.scan}/{{kind}}.h5", kind=kinds)
 
 
+def scan_osem_input_of(wildcards):
+    """OSEM image of a scan, for a network that sees it."""
+    if "osem_input" in MODELS[wildcards.model].settings["conditioning"]:
+        return f"{RESULTS}/scans/{wildcards.scan}/osem_input.h5"
+    return []
+
+
 def scan_reports(wildcards):
     """Reports of all scans, of which there must be some."""
     if not SCANS:

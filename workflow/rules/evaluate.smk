@@ -1,8 +1,10 @@
 rule reconstruct:
     input:
-        weights=weights_of("{model}"),
-        features=features_of,
+        weights=lambda wildcards: weights_of(wildcards.model),
+        frozen=frozen_weights,
         shard=f"{DATA}/shards/{{of}}{{subject}}.h5",
+        sinogram=sinogram_of,
+        matrix=lambda wildcards: matrix_of(wildcards.model),
     output:
         f"{RESULTS}/reconstructions/{{model}}/{{of}}{{subject}}.h5",
     log:
@@ -22,6 +24,7 @@ rule reconstruct:
             MODELS[wildcards.model], config, "network", "sampling"
         ),
         precision=config["training"]["precision"],
+        physics=lambda wildcards: physics_of(wildcards.model),
         code=lambda wildcards: code_of("reconstruct.py", wildcards.model),
     script:
         "../scripts/reconstruct.py"
@@ -90,7 +93,7 @@ rule join_metrics:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=model_memory.tables(config),
+        mem_mb=model_memory.join_metrics(config),
     params:
         code=code_hash("join_metrics.py"),
     script:
@@ -122,6 +125,11 @@ rule table1:
     params:
         models=EVALUATED,
         rows=rows(EVALUATED),
+        other_networks=[
+            name
+            for name in rows(EVALUATED)
+            if MODELS[name].settings.get("regression_image")
+        ],
         doses=list(DOSES.values()),
         reference=REFERENCE,
         code=code_hash("table1.py"),
@@ -230,113 +238,6 @@ rule calibration:
         code=code_hash("calibration.py"),
     script:
         "../scripts/calibration.py"
-
-
-rule sweep:
-    input:
-        weights=swept_weights,
-        features=features_of,
-        shards=swept_shards,
-    output:
-        f"{RESULTS}/sweeps/{{sweep}}/{{model}}.csv",
-    log:
-        f"{LOGS}/sweep/{{sweep}}_{{model}}.log",
-    benchmark:
-        f"{LOGS}/sweep/{{sweep}}_{{model}}.tsv"
-    conda:
-        "../envs/legopet.yaml"
-    threads: job_threads()
-    resources:
-        gpu=gpus(1),
-        mem_mb=lambda wildcards: model_memory.sweep(
-            config, wildcards.sweep, MODELS[wildcards.model]
-        ),
-    params:
-        settings=lambda wildcards: deciding(
-            MODELS[wildcards.model], config, "network", "sampling"
-        ),
-        precision=config["training"]["precision"],
-        sweep=lambda wildcards: SWEEPS[wildcards.sweep],
-        measured=catalogue.measured(),
-        code=lambda wildcards: code_of(
-            "sweep.py", wildcards.model, without=catalogue.__name__
-        ),
-    script:
-        "../scripts/sweep.py"
-
-
-rule epochs:
-    input:
-        sweep_tables("epochs"),
-    output:
-        report(
-            f"{RESULTS}/figures/epochs.png",
-            caption="../report/epochs.rst",
-            category="Results",
-            labels={"result": "Quality over epochs (as the paper's Fig. 3)"},
-        ),
-    log:
-        f"{LOGS}/epochs.log",
-    conda:
-        "../envs/legopet.yaml"
-    threads: 1
-    resources:
-        mem_mb=model_memory.tables(config),
-    params:
-        models=SWEEPS["epochs"]["models"],
-        rows=rows(SWEEPS["epochs"]["models"]),
-        reference=REFERENCE,
-        code=code_hash("epochs.py"),
-    script:
-        "../scripts/epochs.py"
-
-
-rule guidance:
-    input:
-        sweep_tables("guidance"),
-    output:
-        report(
-            f"{RESULTS}/figures/guidance.png",
-            caption="../report/guidance.rst",
-            category="Sampling",
-            labels={"result": "Guidance"},
-        ),
-    log:
-        f"{LOGS}/guidance.log",
-    conda:
-        "../envs/legopet.yaml"
-    threads: 1
-    resources:
-        mem_mb=model_memory.tables(config),
-    params:
-        reference=REFERENCE,
-        code=code_hash("guidance.py"),
-    script:
-        "../scripts/guidance.py"
-
-
-rule samplers:
-    input:
-        sweep_tables("samplers"),
-    output:
-        report(
-            f"{RESULTS}/figures/samplers.png",
-            caption="../report/samplers.rst",
-            category="Sampling",
-            labels={"result": "Samplers"},
-        ),
-    log:
-        f"{LOGS}/samplers.log",
-    conda:
-        "../envs/legopet.yaml"
-    threads: 1
-    resources:
-        mem_mb=model_memory.tables(config),
-    params:
-        reference=REFERENCE,
-        code=code_hash("samplers.py"),
-    script:
-        "../scripts/samplers.py"
 
 
 rule provenance:

@@ -39,11 +39,26 @@ rule scan_osem:
         mem_mb=memory.scan_images(config),
     params:
         osem=config["osem"],
+        filter_mm=0.0,
         psf_fwhm_mm=config["simulation"]["psf_fwhm_mm"],
         slices=config["slices"],
         code=code_hash("scan_osem.py"),
     script:
         "../scripts/scan_osem.py"
+
+
+use rule scan_osem as scan_osem_input with:
+    output:
+        image=f"{RESULTS}/scans/{{scan}}/osem_input.h5",
+        nifti=f"{RESULTS}/scans/{{scan}}/osem_input.nii",
+    log:
+        f"{LOGS}/scan_osem_input/{{scan}}.log",
+    params:
+        osem=config["osem"] | {"iterations": config["osem_input"]["iterations"]},
+        filter_mm=config["osem_input"]["filter_mm"],
+        psf_fwhm_mm=config["simulation"]["psf_fwhm_mm"],
+        slices=config["slices"],
+        code=code_hash("scan_osem.py"),
 
 
 rule scan_fbp:
@@ -69,10 +84,11 @@ rule scan_fbp:
 
 rule scan_reconstruct:
     input:
-        weights=weights_of("{model}"),
-        features=features_of,
+        weights=lambda wildcards: weights_of(wildcards.model),
+        frozen=frozen_weights,
         scan=f"{DATA}/scans/{{scan}}.h5",
         fbp=f"{RESULTS}/scans/{{scan}}/fbp.h5",
+        osem_input=scan_osem_input_of,
     output:
         image=f"{RESULTS}/scans/{{scan}}/{{model}}.h5",
         nifti=f"{RESULTS}/scans/{{scan}}/{{model}}.nii",
@@ -93,6 +109,11 @@ rule scan_reconstruct:
             MODELS[wildcards.model], config, "network", "sampling"
         ),
         precision=config["training"]["precision"],
+        psf_fwhm_mm=lambda wildcards: (
+            config["simulation"]["psf_fwhm_mm"]
+            if with_counts(wildcards.model)
+            else 0.0
+        ),
         code=lambda wildcards: code_of("scan_reconstruct.py", wildcards.model),
     script:
         "../scripts/scan_reconstruct.py"

@@ -2,16 +2,19 @@ rule train:
     input:
         train=shards("train"),
         validation=shards("validation"),
-        features=features_of,
+        frozen=frozen_weights,
     output:
-        weights=weights_of("{model}"),
-        settings=record_of("{model}"),
+        weights=f"{RESULTS}/weights/{{model}}.safetensors",
+        settings=f"{RESULTS}/weights/{{model}}.yaml",
         table=f"{RESULTS}/training/{{model}}.csv",
         checkpoints=directory(f"{RESULTS}/checkpoints/{{model}}"),
     log:
         f"{LOGS}/train/{{model}}.log",
     benchmark:
         f"{LOGS}/train/{{model}}.tsv"
+    wildcard_constraints:
+        model=any_of(name for name in MODELS if not MODELS[name].weights),
+    priority: training_priority
     conda:
         "../envs/legopet.yaml"
     threads: job_threads()
@@ -45,7 +48,7 @@ rule training_curves:
         "../envs/legopet.yaml"
     threads: 1
     resources:
-        mem_mb=model_memory.tables(config),
+        mem_mb=model_memory.figures(config),
     params:
         models=list(training_logs()),
         reference=REFERENCE,

@@ -13,4 +13,5 @@ with job(snakemake):
         OsemSettings(**snakemake.params.osem),
         snakemake.params.psf_fwhm_mm,
         SliceSettings(**snakemake.params.slices).grid,
+        snakemake.params.filter_mm,
     )

@@ -9,12 +9,13 @@ with job(snakemake):
     scan_reconstruct(
         Path(snakemake.input.weights),
         Path(snakemake.input.scan),
-        Path(snakemake.input.fbp),
+        {name: Path(path) for name in ("fbp", "osem_input") if (path := snakemake.input.get(name))},
         Path(output.image),
         # Of several samples there are two.
         {name: Path(path) for name, path in zip(("image", "std"), output[1:], strict=False)},
         # Not parameters: what only decides how fast, and where, is no reason to do it again.
         Settings.of(snakemake.params.settings["model"], snakemake.config),
-        features=Path(snakemake.input.features) if snakemake.input.features else None,
+        frozen=Path(snakemake.input.frozen) if snakemake.input.frozen else None,
         threads=snakemake.threads,
+        psf_fwhm_mm=snakemake.params.psf_fwhm_mm,
     )

@@ -1,10 +1,18 @@
 from pathlib import Path
 
+from models.consistency import Measurements
 from models.evaluation.sweep import sweep
 from models.settings import Settings, Sweep
 from pipeline.jobs.job import job
 
 with job(snakemake):
+    measured = None
+    if snakemake.params.physics:
+        measured = Measurements.simulated(
+            [Path(path) for path in snakemake.input.sinograms],
+            snakemake.input.matrix,
+            snakemake.params.physics,
+        )
     weights = Path(snakemake.input.weights)
     sweep(
         sorted(weights.glob("*.safetensors")) if weights.is_dir() else [weights],
@@ -13,6 +21,7 @@ with job(snakemake):
         # Not parameters: what only decides how fast, and where, is no reason to do it again.
         Settings.of(snakemake.params.settings["model"], snakemake.config),
         Sweep(**snakemake.params.sweep),
-        features=Path(snakemake.input.features) if snakemake.input.features else None,
+        frozen=Path(snakemake.input.frozen) if snakemake.input.frozen else None,
         threads=snakemake.threads,
+        measured=measured,
     )

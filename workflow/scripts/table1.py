@@ -11,6 +11,7 @@ with job(snakemake):
         dict(zip(snakemake.params.models, map(parameters_in, records), strict=True)),
         snakemake.params.doses,
         snakemake.params.reference,
+        snakemake.params.other_networks,
         output_csv=Path(snakemake.output.csv),
         output_differences=Path(snakemake.output.differences),
         output_markdown=Path(snakemake.output.markdown),

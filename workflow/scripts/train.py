@@ -16,6 +16,6 @@ with job(snakemake, joint=True):
         kept=Path(snakemake.output.checkpoints),
         run_dir=Path(snakemake.params.run_dir),
         log_csv=Path(snakemake.output.table),
-        features=Path(snakemake.input.features) if snakemake.input.features else None,
+        frozen=Path(snakemake.input.frozen) if snakemake.input.frozen else None,
         threads=snakemake.threads,
     )

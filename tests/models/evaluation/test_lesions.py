@@ -46,6 +46,20 @@ def table(twins, tmp_path_factory):
     return pd.read_csv(output)
 
 
+def test_antithetic_samples_are_averaged_in_whole_pairs(twins, tmp_path):
+    slices, shard = twins
+    truth = hdf5.read(shard, SHARD, ["activity"])[0]["activity"][:, None]
+    samples = truth + np.zeros((len(truth), 6, *truth.shape[2:]))
+    facts = {"weights_sha256": "1" * 64, "activity_scale": 128.0, "antithetic": 1}
+    files = {
+        "OSEM-filter": [write_images(tmp_path / "a.h5", shard, "OSEM-filter", truth)],
+        "Drawn": [write_images(tmp_path / "b.h5", shard, "Drawn", samples, **facts)],
+    }
+    lesion_metrics([shard], [slices], files, SCALES, SMALLEST_MM, tmp_path / "l.csv.gz")
+    table = pd.read_csv(tmp_path / "l.csv.gz")
+    assert table.loc[table["model"] == "Drawn", "samples"].unique().tolist() == [1, 2, 4, 6]
+
+
 def test_there_is_a_line_a_lesion_model_and_number_of_samples(twins, table):
     assert list(table.columns) == list(COLUMNS)
     lesions, _ = hdf5.read(twins[0], LESION_SLICES)

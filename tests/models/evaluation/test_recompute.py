@@ -21,7 +21,8 @@ SCALES = Scales(60.0, 150.0)
 def study(tmp_path_factory):
     """Folder of a study of two untrained networks and one test subject, and its configuration."""
     folder = tmp_path_factory.mktemp("study")
-    config = settings(sampling__samples=2) | {"name": "tiny"}
+    variants = {"LegoPET-few": {"weights": "LegoPET", "sampling": {"steps": 2}}}
+    config = settings(sampling__samples=2, variants=variants) | {"name": "tiny"}
     results = folder / "results" / "tiny"
     for name in ("weights", "reconstructions"):
         (results / name).mkdir(parents=True)
@@ -43,13 +44,15 @@ def study(tmp_path_factory):
             scales=SCALES,
             step=0,
             epoch=0,
-            features_sha256=digest,
+            frozen_sha256=digest,
         )
         checkpoints.save(weights, method.network, None, metadata)
         files[name] = results / "reconstructions" / f"{name}.h5"
         reconstruct(weights, shard, files[name], job(config, name), features, threads=1)
-        features = weights
-    evaluate(shard, files, SCALES, results / "metrics.csv.gz")
+        features = weights if name == "PnPNet" else features
+    own = results / "reconstructions" / "LegoPET-few.h5"
+    reconstruct(weights, shard, own, job(config, "LegoPET-few"), features, threads=1)
+    evaluate(shard, files | {"LegoPET-few": own}, SCALES, results / "metrics.csv.gz")
     return folder, config
 
 
@@ -59,7 +62,7 @@ def config(study, monkeypatch):
     return study[1]
 
 
-@pytest.mark.parametrize("model", ["PnPNet", "LegoPET"])
+@pytest.mark.parametrize("model", ["PnPNet", "LegoPET", "LegoPET-few"])
 def test_lines_are_those_of_the_table(config, model):
     lines = recompute(config, model, SliceKey("subject41", 0, 12))
     assert lines.notna().all(axis=None)

@@ -45,7 +45,7 @@ def legopet(conditioning=("sinogram",), **changes):
     torch.manual_seed(0)
     own = own_settings("LegoPET", conditioning=list(conditioning), **changes)
     method = LegoPET(NETWORK, own)
-    method.use_features(PnPNet(NETWORK, own_settings("PnPNet", conditioning=list(conditioning))))
+    method.use_frozen(PnPNet(NETWORK, own_settings("PnPNet", conditioning=list(conditioning))))
     return method
 
 
@@ -252,14 +252,14 @@ def test_pnpnet_in_legopet_is_frozen_and_not_counted():
 
 def test_legopet_without_features_says_so():
     method = LegoPET(NETWORK, OWN)
-    with pytest.raises(TypeError, match="use_features"):
+    with pytest.raises(TypeError, match="use_frozen"):
         method.condition(images())
 
 
-def test_only_methods_with_features_take_them():
+def test_only_methods_for_that_take_others():
     method = PnPNet(NETWORK, own_settings("PnPNet"))
-    with pytest.raises(TypeError, match="takes no features"):
-        method.use_features(method)
+    with pytest.raises(TypeError, match="PnPNet uses no network of PnPNet"):
+        method.use_frozen(method)
 
 
 def test_steps_must_divide_the_timesteps():

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from models.methods.base import trainable_parameters as count
+from models.networks import blocks
 from models.networks.blocks import FullAttention, LinearAttention, RMSNorm, Upsample
 from models.networks.unet import Features, UNet
 
@@ -220,3 +221,15 @@ def test_checkpointing_changes_no_gradient():
         loss = network(x, t, features).square().sum()
         gradients.append(torch.autograd.grad(loss, list(network.parameters())))
     assert all(map(torch.equal, *gradients))
+
+
+def test_full_attention_is_the_same_of_few_positions_and_of_many(monkeypatch):
+    torch.manual_seed(0)
+    attention, x = FullAttention(6, 2, 3, 4), torch.randn(2, 6, 4, 5)
+    results = []
+    for few in (0, 256):
+        monkeypatch.setattr(blocks, "FEW_POSITIONS", few)
+        y = attention(x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), attention.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ import pytest
 
 from helpers.measurements import legend_of, lines_of, regional_rows, write_metrics, write_sweep
 from helpers.scripts import run_script
+from models.evaluation.metrics_table import CONSISTENCY
 from models.report import curves
 from pipeline.storage.errors import InputError
 
@@ -132,8 +133,11 @@ def test_scripts_write_their_figures(regions, tmp_path):
     sweep = write_sweep(
         tmp_path / "cDPM.csv",
         "cDPM",
-        {(20, "ddpm", 1000, 0.0, 0.1, 0.5): (30, 0.8, 1)},
-        names=["epoch", "sampler", "steps", "eta", "condition_dropout", "guidance"],
+        {(20, "ddpm", 1000, 0.0, 0.1, 0.5, 1, 1.0, 0.0): (30, 0.8, 1)},
+        names=[
+            *("epoch", "sampler", "steps", "eta", "condition_dropout", "guidance"),
+            *CONSISTENCY,
+        ],
     )
     log = tmp_path / "log.csv"
     log.write_text("step,loss,validation_psnr_db\n10,1,20\n")
@@ -146,6 +150,7 @@ def test_scripts_write_their_figures(regions, tmp_path):
         ),
         ("guidance", sweep, {"reference": "osem"}),
         ("samplers", sweep, {"reference": "osem"}),
+        ("consistency", sweep, {"reference": "osem"}),
         ("calibration", regions, {"dose": 1.0}),
         ("regional_bias", regions, {"models": ["LegoPET"], "dose": 1.0}),
     ):

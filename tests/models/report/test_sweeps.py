@@ -114,6 +114,68 @@ def test_samplers_are_lines_over_their_steps(tmp_path):
     assert legend_of(sweeps.samplers(paths[:1])) == ["ddim, η = 0", "ddim, η = 0.5", "ddpm"]
 
 
+def test_samplers_that_differ_in_more_are_lines_of_their_own(tmp_path):
+    names = ["sampler", "steps", "eta", "antithetic", "consistency_steps"]
+    settings = {
+        ("dpm-solver++", 10, 0.0, 0, 0): (30, 0.7, 1),
+        ("dpm-solver++", 10, 0.0, 1, 0): (32, 0.8, 1),
+        ("dpm-solver++", 10, 0.0, 1, 2): (34, 0.9, 1),
+    }
+    path = write_sweep(tmp_path / "s.csv", "cDPM", settings, names=names, samples=8)
+    psnr_db = sweeps.samplers([path]).axes[0]
+    found = {line.get_label(): line.get_ydata().tolist() for line in psnr_db.lines}
+    assert found == {
+        "dpm-solver++, antithetic 0, 0 EM steps": [30],
+        "dpm-solver++, antithetic 1, 0 EM steps": [32],
+        "dpm-solver++, antithetic 1, 2 EM steps": [34],
+    }
+
+
+@pytest.mark.parametrize("figure", ["consistency", "guidance"])
+@pytest.mark.parametrize(("name", "values"), [("steps", (10, 20)), ("antithetic", (0, 1))])
+def test_what_a_figure_does_not_show_is_not_averaged(tmp_path, figure, name, values):
+    shown = {"consistency_steps": 1, "consistency_strength": 1.0, "consistency_start": 0.0}
+    shown |= {"guidance": 0.5, "condition_dropout": 0.1}
+    settings = {(*shown.values(), value): (30 + value, 0.7, 1) for value in values}
+    path = write_sweep(tmp_path / "s.csv", "cDPM", settings, names=[*shown, name])
+    with pytest.raises(InputError, match=f"s.csv: are of entries with different {name}: "):
+        getattr(sweeps, figure)([path])
+
+
+def test_epochs_of_different_samplings_are_not_averaged(tmp_path):
+    settings = {(10, 50): (30, 0.7, 1), (10, 20): (28, 0.7, 1)}
+    path = write_sweep(tmp_path / "s.csv", "cDPM", settings, names=["epoch", "steps"])
+    with pytest.raises(InputError, match="different steps: 20, 50"):
+        sweeps.epochs({"cDPM": [path]})
+
+
+def test_consistency_is_lines_over_em_steps_that_begin_without(tmp_path):
+    names = ["consistency_steps", "consistency_strength", "consistency_start"]
+    settings = {
+        (0, 0.0, 0.0): (30, 0.7, 1),
+        (2, 1.0, 0.0): (32, 0.8, 2),
+        (1, 1.0, 0.0): (31, 0.75, 1.5),
+        (1, 0.5, 0.25): (33, 0.85, 1.25),
+    }
+    paths = [
+        write_sweep(tmp_path / f"{model}.csv", model, settings, names=names)
+        for model in ("LegoPET", "cDPM")
+    ]
+    figure = sweeps.consistency(paths)
+    psnr_db, ssim, seconds = figure.axes
+    (line,) = lines_of(psnr_db, "LegoPET: strength 1, from 0 on")
+    assert np.allclose(line.get_xydata(), [[0, 30], [1, 31], [2, 32]])
+    (line,) = lines_of(ssim, "cDPM: strength 0.5, from 0.25 on")
+    assert np.allclose(line.get_xydata(), [[0, 0.7], [1, 0.85]])
+    assert np.allclose(lines_of(seconds, "cDPM: strength 1, from 0 on")[0].get_ydata(), [1, 1.5, 2])
+    assert len(psnr_db.lines) == 4
+    assert len({(each.get_linestyle(), each.get_marker()) for each in psnr_db.lines}) == 4
+    assert "Validation split" in figure.get_suptitle()
+    alone = write_sweep(tmp_path / "off.csv", "cDPM", {(0, 0.0, 0.0): (30, 0.7, 1)}, names=names)
+    (line,) = sweeps.consistency([alone]).axes[0].lines
+    assert np.allclose(line.get_xydata(), [[0, 30]])
+
+
 def test_a_sweep_without_a_metric_is_refused(tmp_path):
     path = write_sweep(tmp_path / "s.csv", "cDPM", {(20,): (30, 0.8, 1)}, names=["epoch"])
     table = pd.read_csv(path)

@@ -125,6 +125,22 @@ def test_what_needs_no_network_stands_with_osem(tmp_path):
     assert "OSEM + filter" in found["markdown"].read_text(encoding="utf-8")
 
 
+def test_an_image_that_is_the_reference_is_not_compared_with_it(tmp_path):
+    """As OSEM + filter is that was chosen with the reference's iterations and no filter."""
+    rows = [row | {"method": n} for n in ("FBP", "OSEM", "OSEM-filter") for row in rows_of(n, 20)]
+    for row in rows:
+        if (row["model"], row["metric"], row["reference"]) == ("OSEM-filter", "psnr_db", "osem"):
+            row["value"] = np.inf
+    rows += rows_of("PnPNet", 20)
+    metrics = tmp_path / "metrics.csv.gz"
+    write_table([pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)], metrics)
+    found = make(metrics, {"PnPNet": ["PnPNet"]}, tmp_path)
+    table = pd.read_csv(found["csv"]).set_index("row")
+    assert np.isnan(table.loc["OSEM + filter", "psnr_db_osem_image"])
+    assert table.loc["OSEM + filter", "psnr_db_truth_image"] > 0
+    assert "inf" not in found["markdown"].read_text(encoding="utf-8").split("\n\n", 1)[1]
+
+
 def test_means_are_over_images_and_seeds(made, metrics):
     table = pd.read_csv(made["csv"]).set_index("row")
     values = pd.read_csv(metrics)
@@ -159,6 +175,37 @@ def test_of_images_without_labels_nothing_is_said_of_tissues(metrics, tmp_path, 
     assert ("a BrainWeb label above 0" in text) == bool(labelled)
     assert ("above the value head_above of the shard" in text) == (len(labelled) < 2)
     assert "  " not in text.splitlines()[0]
+
+
+def test_networks_that_are_not_the_papers_stand_apart(metrics, tmp_path):
+    found = make(metrics, ROWS, tmp_path, other_networks=["LegoPET"])
+    blocks = pd.read_csv(found["csv"]).set_index("row")["block"]
+    assert blocks["LegoPET"] == "beyond the paper"
+    assert blocks["cDPM"] == blocks["PnPNet"] == "as in the paper"
+    assert "LegoPET minus cDPM" in set(pd.read_csv(found["differences"])["row"])
+
+
+def test_samples_with_counts_stand_apart_and_are_compared_with_their_like(tmp_path):
+    """Not with networks that have not seen the counts at each step."""
+    rows = [row for name in ("FBP", "OSEM") for row in rows_of(name, 20)]
+    on = {"consistency_steps": 1, "consistency_strength": 1.0, "consistency_start": 0.0}
+    half = on | {"consistency_strength": 0.5}
+    settings = {"cDPM": {}, "LegoPET": {}, "cDPM-em": on, "LegoPET-em": on, "LegoPET-half": half}
+    for name, facts in settings.items():
+        rows += [row | facts for row in rows_of(name, 30)]
+    rows += rows_of("PnPNet", 29)
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    write_table([table], tmp_path / "metrics.csv.gz")
+    models = ("PnPNet", *settings)
+    made = make(tmp_path / "metrics.csv.gz", {name: [name] for name in models}, tmp_path)
+    blocks = pd.read_csv(made["csv"]).set_index("row")["block"]
+    assert blocks["LegoPET"] == blocks["PnPNet"] == "as in the paper"
+    assert blocks["LegoPET-em"] == blocks["cDPM-em"] == "beyond the paper"
+    differences = {
+        *("LegoPET minus PnPNet", "LegoPET minus cDPM"),
+        "LegoPET-em minus cDPM-em",
+    }
+    assert set(pd.read_csv(made["differences"])["row"]) == differences
 
 
 def test_differences_are_paired(made):

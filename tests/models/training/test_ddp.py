@@ -51,7 +51,7 @@ def run(folder: Path, devices: int, threads: int, changes: dict) -> None:
         kept=folder / "kept",
         run_dir=folder / "run",
         log_csv=folder / "log.csv",
-        features=None,
+        frozen=None,
         threads=threads,
     )
 

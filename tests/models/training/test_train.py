@@ -14,7 +14,9 @@ from models import checkpoints
 from models.draws import keyed_rng
 from models.methods.base import Objective
 from models.methods.pnpnet import PnPNet
+from models.registry import METHODS
 from models.training import resume
+from pipeline.jobs.used_code import code_hash
 from pipeline.storage.errors import InputError
 
 
@@ -86,12 +88,13 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, method):
     assert logs[0] == logs[1]
 
 
-def test_legopet_resumes_to_the_same_bits(tmp_path, data):
-    features = run(tmp_path, data, "p")
-    whole = run(tmp_path, data, "whole", "LegoPET", features)
-    short = settings(methods__LegoPET__epochs=1)
-    run(tmp_path, data, "parts", "LegoPET", features, short)
-    longer = run(tmp_path, data, "parts", "LegoPET", features)
+@pytest.mark.parametrize("method", ["LegoPET", "PMDM"])
+def test_what_uses_another_network_resumes_to_the_same_bits(tmp_path, data, method):
+    frozen = run(tmp_path, data, "p")
+    whole = run(tmp_path, data, "whole", method, frozen)
+    short = settings(**{f"methods__{method}__epochs": 1})
+    run(tmp_path, data, "parts", method, frozen, short)
+    longer = run(tmp_path, data, "parts", method, frozen)
     assert longer.read_bytes() == whole.read_bytes()
 
 
@@ -278,6 +281,16 @@ def test_training_without_validation_shards(tmp_path, data):
     assert {row["validation_psnr_db"] for row in table} == {""}
 
 
+@pytest.mark.parametrize("source", ["PnPNet", "DeepPET"])
+def test_the_code_of_a_run_is_that_of_both_methods(tmp_path, data, source):
+    frozen = run(tmp_path, data, "s", source)
+    config = settings(methods__PMDM__posterior_mean=source)
+    metadata = checkpoints.read_metadata(run(tmp_path, data, "m", "PMDM", frozen, config))
+    assert metadata.frozen_method == source
+    used = (METHODS[name] for name in ("PMDM", source))
+    assert resume.code_of(metadata) == code_hash("train.py", *used)
+
+
 def test_everything_used_is_written_beside_the_weights(tmp_path, data):
     features = run(tmp_path, data, "p")
     output = run(tmp_path, data, "l", "LegoPET", features)
@@ -286,8 +299,9 @@ def test_everything_used_is_written_beside_the_weights(tmp_path, data):
     assert (record["model"], record["method"], record["seed"]) == ("LegoPET", "LegoPET", 7)
     assert record["settings"] == config["methods"]["LegoPET"]
     assert record["network"] == config["network"]
-    assert record["training"] == config["training"]
-    assert record["features_sha256"] == checkpoints.sha256(features)
+    validation = {**config["training"]["validation_sampling"], "antithetic": False}
+    assert record["training"] == {**config["training"], "validation_sampling": validation}
+    assert record["frozen_sha256"] == checkpoints.sha256(features)
     assert record["total_steps"] == 6
     assert record["versions"]["torch"]
     assert {"step", "epoch"}.isdisjoint(record)

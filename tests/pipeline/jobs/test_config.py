@@ -281,6 +281,10 @@ CONTRADICTIONS = {
         {"network__size": 128},
         ("network.size", "128 differs from the images' 256 pixels", "the same value"),
     ),
+    "sinograms": (
+        {"network__size": 248, "slices__size": 248, "network__multipliers": [1, 2]},
+        ("network.size", "248 is less than the sinograms' 252 views x 255", "images alone for all"),
+    ),
     "adversarial": (
         {"network__size": 258, "slices__size": 258, "network__multipliers": [1, 2]},
         ("network.size", "258 does not suit the adversarial networks", "at least 24"),
@@ -315,6 +319,16 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize(("values", "wanted"), CONTRADICTIONS.values(), ids=list(CONTRADICTIONS))
 def test_contradictions_are_named(values, wanted):
     check_refused(values, *wanted)
+
+
+def test_networks_that_see_images_alone_may_be_smaller_than_sinograms():
+    overlay = yaml.safe_load((ROOT / "config" / "lowdose.yaml").read_text())
+    config = merged(changed(), overlay) | {"scanner": changed()["scanner"]}
+    config["osem"]["subsets"] = 21
+    check(config, SCHEMA)
+    config["methods"]["DeepPET"]["conditioning"] = ["osem_input", "sinogram"]
+    with pytest.raises(InputError, match="64 is less than the sinograms' 252 views x 255 radial"):
+        check(config, SCHEMA)
 
 
 def test_parallelproj_must_be_installed_if_asked_for(monkeypatch):

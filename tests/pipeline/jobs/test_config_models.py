@@ -80,6 +80,9 @@ def test_bad_variants_are_named_as_such(values, wanted):
         {"methods__DeepPET__conditioning": ["osem_input"], "training__target": "activity"},
         {"methods__DeepPET__conditioning": ["osem_input"], "simulation__doses": [0.2]},
         {"methods__cGAN__residual": True, "methods__cGAN__conditioning": ["sinogram", "fbp"]},
+        {"methods__PMDM__residual": True},
+        {"methods__LegoPET__residual": True, "methods__LegoPET__regression_image": True},
+        {"methods__PMDM__posterior_mean": "DeepPET"},
         {"methods__DeepPET__conditioning": ["osem_input"], "osem_input__iterations": 3},
         {
             "methods__DeepPET__conditioning": ["osem_input"],
@@ -96,7 +99,7 @@ def test_good_variants_and_evaluations(values):
 CONTRADICTIONS = {
     "unknown features": (
         {"methods__LegoPET__features": "PnP"},
-        ("methods.LegoPET.features", "'PnP' is not PnPNet nor a variant of it", "name PnPNet"),
+        ("methods.LegoPET.features", "'PnP' is not PnPNet, nor a variant", "name PnPNet"),
     ),
     "features of another method": (
         variant(features="LegoPET"),
@@ -110,10 +113,27 @@ CONTRADICTIONS = {
             "the same conditioning",
         ),
     ),
+    "unknown posterior mean": (
+        {"methods__PMDM__posterior_mean": "cDPM"},
+        (
+            "methods.PMDM.posterior_mean",
+            "'cDPM' is not PnPNet or DeepPET, nor a variant",
+            "name PnPNet or DeepPET, or a variant",
+        ),
+    ),
+    "posterior mean of other measurements": (
+        {"methods__PMDM__conditioning": ["fbp"]},
+        (
+            "methods.PMDM.posterior_mean",
+            "PnPNet sees ['sinogram'], and PMDM ['fbp']",
+            "the same conditioning",
+        ),
+    ),
     "the target as an input": (
         {
             "methods__PnPNet__conditioning": ["osem_input"],
             "methods__LegoPET__conditioning": ["osem_input"],
+            "methods__PMDM__conditioning": ["osem_input"],
             "osem_input__iterations": 4,
         },
         (
@@ -144,7 +164,11 @@ CONTRADICTIONS = {
     ),
     "image of a scan": (
         {"scans": {"head": {"sinogram": "p.npy", "images": ["osem", "PnPNet", "PnPNt"]}}},
-        ("scans.head.images", "names 'PnPNt', which is no model", "from osem, fbp, PnPNet, cDPM"),
+        (
+            "scans.head.images",
+            "names 'PnPNt', which is no model",
+            "from osem, osem_input, fbp, PnPNet, cDPM",
+        ),
     ),
     "uncertainty of what does not sample": (
         {"evaluation__uncertainty": "PnPNet", "sampling__samples": 2},
@@ -153,6 +177,23 @@ CONTRADICTIONS = {
     "uncertainty of one sample": (
         {"evaluation__uncertainty": "LegoPET"},
         ("evaluation.uncertainty", "sampling.samples is 1: nothing varies", "to 2 or more"),
+    ),
+    "antithetic samples that are no pairs": (
+        {"sampling__samples": 3, "sampling__antithetic": True, "sampling__sampler": "dpm-solver++"},
+        ("sampling.samples", "3 antithetic samples are no pairs", "an even number"),
+    ),
+    "antithetic samples by a sampler that adds noise": (
+        {"sampling__samples": 2, "sampling__antithetic": True},
+        ("sampling.sampler", "is ddpm, which adds noise", "choose dpm-solver++"),
+    ),
+    "antithetic samples of a sweep with noise": (
+        sweep(
+            "samplers",
+            sampling=[
+                {"samples": 4, "antithetic": True, "sampler": "ddim", "steps": 10, "eta": 0.1}
+            ],
+        ),
+        ("evaluation.sweeps.samplers.sampling.sampler", "is ddim with an eta of 0.1", "eta of 0"),
     ),
     "uncertainty of what is not evaluated": (
         {"evaluation__uncertainty": "LegoPET-p01", "sampling__samples": 2},
@@ -180,6 +221,21 @@ CONTRADICTIONS = {
             "evaluation.sweeps.samplers.sampling.steps",
             "30 does not divide the 1000 timesteps of LegoPET",
             "a divisor of 1000",
+        ),
+    ),
+    "consistency that never starts": (
+        {
+            "sampling__steps": 10,
+            "sampling__consistency": {"steps": 1, "strength": 1.0, "start": 0.95},
+        },
+        ("sampling.consistency.start", "0.95 leaves none of 10 steps", "at most 0.9"),
+    ),
+    "consistency of a sweep that never starts": (
+        sweep("samplers", sampling=[{"steps": 4, "consistency": {"steps": 1, "start": 0.8}}]),
+        (
+            "evaluation.sweeps.samplers.sampling.consistency.start",
+            "0.8 leaves none of 4 steps",
+            "at most 0.75",
         ),
     ),
     "timesteps of a variant": (

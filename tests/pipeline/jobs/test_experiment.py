@@ -4,7 +4,7 @@ import yaml
 from helpers.paths import ROOT
 from helpers.small_models import settings
 from models.registry import METHODS
-from pipeline.jobs.experiment import Model, models_of, replicates
+from pipeline.jobs.experiment import Model, deciding, models_of, replicates, sampling_of
 
 CONFIG = ROOT / "config" / "config.yaml"
 
@@ -32,6 +32,62 @@ def test_variants_follow_and_replace_settings_or_the_seed():
     changed = {**lego, "condition_dropout": 0.5, "epochs": 9}
     assert found["LegoPET-p05"] == Model("LegoPET-p05", "LegoPET", 7, changed)
     assert found["LegoPET"].settings == settings()["methods"]["LegoPET"]
+
+
+EM = {"consistency": {"steps": 1}}
+
+
+def test_a_variant_may_have_the_weights_of_another_and_be_sampled_otherwise():
+    config = settings(
+        variants={
+            "again": {"weights": "LegoPET-seed2", "sampling": {"steps": 2, **EM}},
+            "LegoPET-seed2": {"method": "LegoPET", "seed": 2},
+        }
+    )
+    found = models_of(config)
+    assert list(found) == [*config["methods"], "again", "LegoPET-seed2"]
+    whole = {"steps": 1, "strength": 1.0, "start": 0.0}
+    changes = {"steps": 2, "consistency": whole}
+    lego = config["methods"]["LegoPET"]
+    assert found["again"] == Model("again", "LegoPET", 2, lego, "LegoPET-seed2", changes)
+    assert (found["again"].trained, found["LegoPET-seed2"].trained) == ("LegoPET-seed2",) * 2
+    assert sampling_of(config, found["again"]) == config["sampling"] | changes
+    assert sampling_of(config, found["LegoPET-seed2"]) == config["sampling"]
+    for name, steps in (("again", 2), ("LegoPET", 4)):
+        made = deciding(found[name], config, "network", "sampling")["sampling"]
+        assert made["steps"] == steps
+        assert ("consistency" in made) == (name == "again")
+    assert "sampling" not in deciding(found["LegoPET"], config, "network", "training")
+
+
+@pytest.mark.parametrize(
+    ("changes", "effective"),
+    [
+        ({"steps": 4}, {}),
+        ({"eta": 0.5, "guidance": 0.25}, {"guidance": 0.25}),
+        ({"sampler": "ddpm", "eta": 1.0}, {"sampler": "ddpm", "eta": 1.0}),
+        ({"consistency": {"strength": 0.5, "start": 0.5}}, {}),
+        ({"consistency": {"steps": 1, "strength": 0}}, {}),
+    ],
+)
+def test_what_replaces_sampling_without_effect_is_left_out(changes, effective):
+    variants = {"other": {"weights": "cDPM", "sampling": changes}}
+    assert models_of(settings(variants=variants))["other"].sampling == effective
+
+
+def test_rows_of_other_samplings_are_replicates_of_each_other_alone():
+    variants = {
+        "LegoPET-seed2": {"method": "LegoPET", "seed": 2},
+        "LegoPET-em": {"weights": "LegoPET", "sampling": EM},
+        "LegoPET-seed2-em": {"weights": "LegoPET-seed2", "sampling": EM},
+        "LegoPET-em2": {"weights": "LegoPET", "sampling": {"consistency": {"steps": 2}}},
+    }
+    found = models_of(settings(variants=variants))
+    assert replicates(found[name] for name in ("LegoPET", *variants)) == {
+        "LegoPET": ["LegoPET", "LegoPET-seed2"],
+        "LegoPET-em": ["LegoPET-em", "LegoPET-seed2-em"],
+        "LegoPET-em2": ["LegoPET-em2"],
+    }
 
 
 def test_seed_0_is_a_seed():

@@ -1,6 +1,7 @@
 """What each rule asks for, against measured peaks: measured_memory.csv beside this.
 
-The table is what ``python -m benchmarks.memory --brainweb DIR`` printed: Python 3.11, torch
+The table is what ``python -m benchmarks.memory --brainweb DIR`` printed, of several calls the most
+(figures of tables: since they do without PyTorch): Python 3.11, torch
 2.13.0+cpu, NumPy and h5py as in requirements.lock, Linux, one thread.
 """
 
@@ -29,7 +30,7 @@ from pipeline.tomography.system_matrix import joseph_weights
 TABLE = Path(__file__).with_name("measured_memory.csv")
 
 
-MORE_SUBJECTS = {"table1": 370}
+MORE_SUBJECTS = {"table1": 370, "calibration": 297, "regional_bias": 312}
 """MB of jobs that need more the more test subjects there are (here: one), measured with ten."""
 
 

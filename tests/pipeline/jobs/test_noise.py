@@ -41,7 +41,7 @@ def forward(**changes):
 
 
 def sampling(sampler, steps, eta=0.0):
-    return Sampling(sampler, steps, eta, guidance=0.0, samples=1)
+    return Sampling(sampler, steps, eta, guidance=0.0, samples=1, antithetic=False)
 
 
 def denoiser(own):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from helpers.configurations import ROOT, SCHEMA, changed, check_refused, merged, refusal
 from helpers.small_models import job, make_shard
 from models.reconstruct import reconstruct
+from models.sections import frozen_of
 from models.training.train import train
 from pipeline.jobs.config import check
 from pipeline.jobs.config_models import most_levels
@@ -63,7 +64,7 @@ def sized(size):
 
 
 def do(folder, config, name, subjects=1):
-    """Train a model (and what it takes features of) for an epoch, and reconstruct two slices."""
+    """Train a model (and the one that it uses frozen) for an epoch, and reconstruct two slices."""
     ring, model = scanner_from(config["scanner"]), models_of(config)[name]
     slices = {key: config["slices"][key] for key in ("rotations", "per_volume")}
     shape = {"size": config["slices"]["size"], "views": ring.views, "radial": ring.radial_bins}
@@ -77,9 +78,9 @@ def do(folder, config, name, subjects=1):
         )
         for n in range(subjects + 1)
     ]
-    features = None
-    if "features" in model.settings:
-        features = do(folder, config, model.settings["features"], subjects)
+    frozen = None
+    if used := frozen_of(model.method, model.settings):
+        frozen = do(folder, config, used, subjects)
     weights = folder / f"{name}.safetensors"
     train(
         job(config, name),
@@ -89,11 +90,11 @@ def do(folder, config, name, subjects=1):
         folder / f"{name}-kept",
         folder / f"{name}-run",
         folder / f"{name}.csv",
-        features,
+        frozen,
         threads=1,
     )
     output = folder / f"{name}.h5"
-    reconstruct(weights, shards[subjects], output, job(config, name), features, threads=1)
+    reconstruct(weights, shards[subjects], output, job(config, name), frozen, threads=1)
     return weights
 
 
@@ -121,12 +122,18 @@ def changes(draw):
         "eta": one(0.0, 1.0),
         "guidance": one(0.0, 3.0),
         "samples": one(1, 2),
+        "antithetic": one(False, False, True),
     }
     conditioning = one(["sinogram"], ["sinogram", "fbp"])
     methods = {
         "PnPNet": {"wavelet": one("haar", "db2", "coif1", "bior6.8"), "levels": one(1, 1, 2, 4, 8)},
         "cDPM": diffusion,
         "LegoPET": diffusion,
+        "PMDM": {
+            **diffusion,
+            "posterior_mean": one("PnPNet", "DeepPET"),
+            "residual": one(True, False),
+        },
         "DeepPET": {"width": one(1, 3), "convolutions": [1] * one(2, 3, 6, 7)},
         "cGAN": {"width": one(1, 3), "blocks": 1, "discriminator_width": one(1, 4)},
         "Pix2Pix": {"width": one(1, 2), "blocks": 1, "discriminator_width": one(1, 3)},
@@ -177,6 +184,7 @@ def changes(draw):
         "evaluation__sweeps__epochs__models": [],
         "evaluation__sweeps__guidance__models": [],
         "evaluation__sweeps__samplers__models": [],
+        "evaluation__sweeps__consistency__models": [],
     }
 
 
@@ -188,7 +196,7 @@ def changes(draw):
 )
 @given(
     changes(),
-    st.sampled_from(["PnPNet", "cDPM", "LegoPET", "DeepPET", "cGAN", "Pix2Pix"]),
+    st.sampled_from(["PnPNet", "cDPM", "LegoPET", "PMDM", "DeepPET", "cGAN", "Pix2Pix"]),
     st.integers(1, 2),
 )
 def test_what_is_accepted_can_be_trained_and_sampled(drawn, name, subjects):

@@ -94,6 +94,109 @@ def test_other_settings_make_another_network(method, common, changes):
     check(changed(**variants(first=first, other={**first, **changes})), SCHEMA)
 
 
+EM = {"consistency": {"steps": 1}}
+SAMPLED_OTHERWISE = {
+    "of no model": (
+        {"x": {"weights": "LegoPet", "sampling": EM}},
+        ("variants.x.weights", "is 'LegoPet', which is no model", "name cDPM, LegoPET"),
+    ),
+    "of what does not sample": (
+        {"x": {"weights": "PnPNet", "sampling": EM}},
+        ("variants.x.weights", "is PnPNet, which does not sample", "name cDPM, LegoPET"),
+    ),
+    "of a variant that does not sample": (
+        {"x": {"weights": "y", "sampling": EM}, "y": {"method": "PnPNet", "seed": 2}},
+        ("variants.x.weights", "is y, which does not sample", "name cDPM, LegoPET"),
+    ),
+    "a chain": (
+        {
+            "x": {"weights": "cDPM", "sampling": EM},
+            "y": {"weights": "x", "sampling": {"samples": 2}},
+        },
+        ("variants.y.weights", "is x, which has no weights of its own", "give cDPM"),
+    ),
+    "itself": (
+        {"x": {"weights": "x", "sampling": EM}},
+        ("variants.x.weights", "is x, which has no weights of its own", "give x"),
+    ),
+    "with more": (
+        {"x": {"weights": "cDPM", "sampling": EM, "seed": 3}},
+        ("variants.x.seed", "stands beside weights, and cDPM decides it", "take it out"),
+    ),
+    "with a method": (
+        {"x": {"weights": "cDPM", "method": "cDPM", "sampling": EM}},
+        ("variants.x.method", "stands beside weights", "take it out"),
+    ),
+    "sampling of what is trained": (
+        {"x": {"method": "cDPM", "seed": 3, "sampling": EM}},
+        ("variants.x.sampling", "a variant that is trained itself", "take it out, or say"),
+    ),
+    "no other sampling": (
+        {"x": {"weights": "cDPM"}},
+        ("variants.x.sampling", "gives the same images as cDPM", "change what it replaces"),
+    ),
+    "no other sampling that has an effect": (
+        {"x": {"weights": "cDPM", "sampling": {"eta": 0.5, "steps": 1000}}},
+        ("variants.x.sampling", "gives the same images as cDPM", "change what it replaces"),
+    ),
+    "no other sampling, and listed first": (
+        {"x": {"weights": "y"}, "y": {"method": "cDPM", "seed": 3}},
+        ("variants.x.sampling", "gives the same images as y", "change what it replaces"),
+    ),
+    "twice the same": (
+        {
+            "x": {"weights": "cDPM", "sampling": EM},
+            "y": {"weights": "cDPM", "sampling": {"consistency": {"steps": 1, "strength": 1}}},
+        },
+        ("variants.y.sampling", "gives the same images as x", "take the variant out"),
+    ),
+    "a misspelt key": (
+        {"x": {"weights": "cDPM", "sampling": {"step": 10}}},
+        ("variants.x.sampling.step", "is not a known key", "did you mean 'steps'?"),
+    ),
+    "what changes no image": (
+        {"x": {"weights": "cDPM", "sampling": {"batch_size": 10}}},
+        ("variants.x.sampling.batch_size", "is not a known key", "Known here"),
+    ),
+    "steps that do not fit": (
+        {"x": {"weights": "cDPM", "sampling": {"steps": 300}}},
+        ("variants.x.sampling.steps", "300 does not divide the 1000 timesteps of x", "a divisor"),
+    ),
+    "a start after the last step": (
+        {
+            "x": {
+                "weights": "cDPM",
+                "sampling": {"steps": 2, "consistency": {"steps": 1, "start": 0.6}},
+            }
+        },
+        ("variants.x.sampling.consistency.start", "0.6 leaves none of 2 steps", "at most 0.5"),
+    ),
+    "an average that is not there": (
+        {"x": {"weights": "cDPM", "sampling": {"weights": "ema"}}},
+        ("variants.x.sampling.weights", "training.ema_decay is 0", "set training.ema_decay"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"), SAMPLED_OTHERWISE.values(), ids=list(SAMPLED_OTHERWISE)
+)
+def test_what_cannot_be_sampled_otherwise_is_refused(entries, said):
+    check_refused(variants(**entries), *said)
+
+
+def test_a_model_is_sampled_otherwise():
+    entries = {"x": {"weights": "y", "sampling": EM}, "y": {"method": "cDPM", "seed": 3}}
+    check(changed(**variants(**entries)), SCHEMA)
+
+
+def test_texts_of_numbers_in_it_are_numbers():
+    entries = {"x": {"weights": "cDPM", "sampling": {"consistency": {"strength": "0.5"}}}}
+    config = changed(**variants(**entries), sampling__consistency__steps=1)
+    check(config, SCHEMA)
+    assert config["variants"]["x"]["sampling"]["consistency"]["strength"] == 0.5
+
+
 def test_a_model_is_evaluated_once():
     assert "without repetitions" in refusal(evaluation__models=["cDPM", "PnPNet", "cDPM"]).remedy
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.small_models import PHYSICS, SIZE, make_shard
 from pipeline.storage.errors import InputError
 from pipeline.tomography.agreement import check, nearest_dose, of_training
-from pipeline.tomography.physics import DECIDING, Physics, geometry_text, of_shard
+from pipeline.tomography.physics import DECIDING, SEEN, Physics, geometry_text, of_shard
 from pipeline.tomography.scanners import ParallelBeam, Ring, scanner_from
 
 RING = Ring(16, 8, 200.0, 9.95, 32, gaps=[0], first_end_point_deg=-5.23)
@@ -42,7 +42,8 @@ def test_geometries_are_those_of_their_text(geometry):
 def test_a_shard_says_its_physics(tmp_path):
     found = of_shard(make_shard(tmp_path / "s.h5"))
     said = {**PHYSICS, "geometry": json.loads(PHYSICS["geometry"])}
-    others = {"pixels": SIZE, "patient_position": "HFS", "doses": (1.0,), "fbp": None}
+    others = {"pixels": SIZE, "patient_position": "HFS", "doses": (1.0,)}
+    others |= {"fbp": None, "osem_input": None}
     assert asdict(found) == said | others
     assert Physics(**json.loads(json.dumps(asdict(found)))) == found
 
@@ -55,7 +56,7 @@ def test_weights_of_several_doses_know_them_and_all_counts(tmp_path):
         )
         for n, dose in enumerate((0.2, 0.05, 0.02))
     ]
-    trained = of_training(paths, [], sees_fbp=False)
+    trained = of_training(paths, [], seen=set())
     assert trained.doses == (0.02, 0.05, 0.2)
     assert trained.counts_per_slice == pytest.approx(1e6)
     for path in paths:
@@ -82,15 +83,44 @@ def test_a_shard_says_how_its_fbp_images_were_filtered(tmp_path):
     assert of_shard(make_shard(tmp_path / "s.h5", fbp=HANN)).fbp == HANN
 
 
+WRONG_OSEM = [
+    {"subsets": 4},
+    {"iterations": True, "subsets": 4},
+    {"iterations": 2.0, "subsets": 4},
+    {"iterations": 2, "subsets": 4, "filter_mm": -1.0},
+    {"iterations": 2, "subsets": 4, "filter_mm": float("inf")},
+    {"iterations": 2, "subsets": 4, "of": 1},
+]
+
+
+@pytest.mark.parametrize("filtered", [{}, {"filter_mm": 6.0}])
+def test_a_shard_says_how_its_osem_images_were_made(tmp_path, filtered):
+    path = make_shard(tmp_path / "s.h5", osem_input={"iterations": 2, "subsets": 4, **filtered})
+    found = of_shard(path)
+    assert found.osem_input == {"iterations": 2, "subsets": 4, "filter_mm": 0.0, **filtered}
+    assert found.fbp is None
+
+
+@pytest.mark.parametrize("settings", WRONG_OSEM, ids=repr)
+def test_damage_to_how_osem_images_were_made_is_refused(tmp_path, settings):
+    path = make_shard(tmp_path / "s.h5", osem_input=settings)
+    with pytest.raises(InputError, match="says no settings of its osem_input images"):
+        of_shard(path)
+
+
+def made_from(settings):
+    return json.dumps({"fbp_config": json.dumps({"fbp": settings})})
+
+
 WRONG_FBP = {
     "no JSON": "[",
     "a list": "[]",
     "no JSON inside": '{"fbp_config": "{"}',
-    "settings that are none": '{"fbp_config": "{\\"fbp\\": []}"}',
-    "no cutoff": '{"fbp": {"window": "hann"}}',
-    "no window": '{"fbp": {"window": 1, "cutoff": 1}}',
-    "not a number": '{"fbp": {"window": "hann", "cutoff": NaN}}',
-    "true": '{"fbp": {"window": "hann", "cutoff": true}}',
+    "settings that are none": made_from([]),
+    "no cutoff": made_from({"window": "hann"}),
+    "no window": made_from({"window": 1, "cutoff": 1}),
+    "not a number": made_from({"window": "hann", "cutoff": float("nan")}),
+    "true": made_from({"window": "hann", "cutoff": True}),
 }
 
 
@@ -99,7 +129,7 @@ def test_damage_to_that_is_refused(tmp_path, name):
     path = make_shard(tmp_path / "s.h5", fbp=HANN)
     with h5py.File(path, "r+") as file:
         file.attrs["config"] = WRONG_FBP[name]
-    with pytest.raises(InputError, match="says no settings of its FBP images") as refused:
+    with pytest.raises(InputError, match="says no settings of its fbp images") as refused:
         of_shard(path)
     assert "run rule 'shard' again" in refused.value.remedy
 
@@ -132,7 +162,7 @@ def test_the_counts_of_a_training_are_means_of_its_own_shards(tmp_path):
         make_shard(tmp_path / f"{n}.h5", physics={**PHYSICS, "counts_per_slice": float(n)})
         for n in (10, 20, 99)
     ]
-    assert of_training(paths[:2], paths[2:], sees_fbp=True).counts_per_slice == 15
+    assert of_training(paths[:2], paths[2:], seen={"fbp"}).counts_per_slice == 15
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -143,17 +173,17 @@ def test_shards_that_do_not_agree_are_refused(tmp_path, name, validation):
     one = make_shard(tmp_path / "1.h5")
     two = make_shard(tmp_path / "2.h5", physics={**PHYSICS, name: other})
     with pytest.raises(InputError, match=rf"{name}: .* -> ") as refused:
-        of_training(*([one], [two]) if validation else ([one, two], []), sees_fbp=False)
+        of_training(*([one], [two]) if validation else ([one, two], []), seen=set())
     assert refused.value.where == str(two)
 
 
 def test_fbp_images_must_agree_where_they_are_seen(tmp_path):
     one = make_shard(tmp_path / "1.h5", fbp=HANN)
     two = make_shard(tmp_path / "2.h5", fbp=RAMP)
-    assert of_training([one], [two], sees_fbp=False).fbp is None
-    assert of_training([one], [one], sees_fbp=True).fbp == HANN
+    assert of_training([one], [two], seen=set()).fbp is None
+    assert of_training([one], [one], seen={"fbp"}).fbp == HANN
     with pytest.raises(InputError, match=r"fbp\.window: hann -> ramp"):
-        of_training([one], [two], sees_fbp=True)
+        of_training([one], [two], seen={"fbp"})
 
 
 def test_earlier_shards_and_others_do_not_mix(tmp_path, caplog):
@@ -161,10 +191,10 @@ def test_earlier_shards_and_others_do_not_mix(tmp_path, caplog):
     two, three = (make_shard(tmp_path / f"{n}.h5", physics=None) for n in (2, 3))
     for paths in ([one, two], [two, one]):
         with pytest.raises(InputError, match="does not say its physics, and") as refused:
-            of_training(paths, [], sees_fbp=False)
+            of_training(paths, [], seen=set())
         assert refused.value.where == str(two)
     with caplog.at_level(logging.WARNING):
-        assert of_training([two], [three], sees_fbp=False) is None
+        assert of_training([two], [three], seen=set()) is None
     assert "do not say their physics" in caplog.text
 
 
@@ -190,7 +220,7 @@ def refusal(data):
 
 
 def test_the_keys_are_all_that_decide():
-    assert {"geometry", "fbp", *CHANGED} == {*DECIDING}
+    assert {"geometry", *SEEN, *CHANGED} == {*DECIDING}
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -232,9 +262,9 @@ def test_settings_of_a_simulation_are_none_of_a_scan():
 def test_a_network_that_sees_fbp_images_knows_their_filter(data, caplog):
     trained, other = replace(TRAINED, fbp=HANN), replace(data, fbp=RAMP)
     with pytest.raises(InputError, match=r"fbp\.cutoff: 1\.0 -> 0\.5; fbp\.window: hann -> ramp"):
-        check(trained, WEIGHTS, other, DATA, sees_fbp=True)
-    assert check(trained, WEIGHTS, replace(data, fbp=HANN), DATA, sees_fbp=True) == []
-    assert check(TRAINED, WEIGHTS, other, DATA, sees_fbp=False) == []
+        check(trained, WEIGHTS, other, DATA, seen={"fbp"})
+    assert check(trained, WEIGHTS, replace(data, fbp=HANN), DATA, seen={"fbp"}) == []
+    assert check(TRAINED, WEIGHTS, other, DATA, seen=set()) == []
     assert not caplog.records
 
 
@@ -242,9 +272,9 @@ def test_a_network_that_sees_fbp_images_knows_their_filter(data, caplog):
 def test_of_which_earlier_files_say_nothing(trained, data, caplog):
     pair = replace(TRAINED, fbp=trained), WEIGHTS, replace(TRAINED, fbp=data), DATA
     with caplog.at_level(logging.WARNING):
-        assert check(*pair, sees_fbp=True) == []
+        assert check(*pair, seen={"fbp"}) == []
     silent = DATA if trained else WEIGHTS
-    said = f"{silent} does not say how its FBP images were filtered; not checked: fbp"
+    said = f"{silent} does not say how its fbp images were made; not checked"
     assert caplog.messages == [said]
 
 
