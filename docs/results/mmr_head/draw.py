@@ -33,7 +33,7 @@ SHOWN_MM = 130.0
 KEPT = np.abs(GRID.centres_mm) < SHOWN_MM
 
 
-def images(folder, arrays, slice_mm, kind="osem", **changes):
+def images(folder, arrays, slice_mm, kind="osem", subsets=21, **changes):
     """Rules ``import_scan`` and ``scan_osem`` or ``scan_fbp``; images smoothed within slices."""
     np.savez(folder / "scan.npz", **arrays)
     file, names = folder / "scan.npz", ("scan.h5", "image.h5", "image.nii")
@@ -48,7 +48,7 @@ def images(folder, arrays, slice_mm, kind="osem", **changes):
     paths = [folder / name for name in names]
     import_scan("mmr_head", scan, scanner_from(section), paths[0])
     if kind == "osem":
-        scan_osem(*paths, OsemSettings(2, 21), 0.0, GRID)
+        scan_osem(*paths, OsemSettings(2 * 21 // subsets, subsets), 0.0, GRID)
     else:
         scan_fbp(*paths, FbpSettings("ramp", 1.0), GRID)
     found = hdf5.read(paths[1], SCAN_IMAGE)[0]["image"].astype(float)
