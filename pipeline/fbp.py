@@ -7,13 +7,11 @@ import h5py
 import numpy as np
 import scipy.fft
 import scipy.sparse
-import torch
 
 from pipeline.storage import hdf5
 from pipeline.storage.errors import InputError
 from pipeline.storage.kinds import FBP, SINOGRAM, SUBJECT_FACTS, identity_of
 from pipeline.tomography.geometry import Grid, field_of_view
-from pipeline.tomography.projectors import torch_csr
 from pipeline.tomography.scanners import Geometry
 
 
@@ -78,10 +76,10 @@ class FilteredBackProjection:
             counting = ring.counting
         if problem := unseen(counting):
             raise InputError("scanner", problem, "give fewer gaps, or a larger radial_trim")
-        arc = arc_correction(radial_mm, angle, counting, self.angles, self.distances_mm)
-        self._arc_correction = torch_csr(arc, torch.device("cpu"))
-        back = self._back_projection(grid.centres_mm)
-        self._back = torch_csr(back, torch.device("cpu"))
+        self._arc_correction = arc_correction(
+            radial_mm, angle, counting, self.angles, self.distances_mm
+        )
+        self._back = self._back_projection(grid.centres_mm)
 
     def _back_projection(self, centres_mm: np.ndarray) -> scipy.sparse.csr_array:
         """Matrix (pixel, view * distance): linear interpolation, times the views' spacing."""
@@ -113,16 +111,20 @@ class FilteredBackProjection:
             In mm times the image's unit: prompts less background, over factors and scale. Bins that
             count nothing may hold any finite number.
         """
-        flat = torch.from_numpy(line_integrals.reshape(len(line_integrals), -1))
-        parallel = self._arc_correction @ flat.T.contiguous()
-        parallel = parallel.T.unflatten(1, (len(self.angles), -1)).numpy()
+        slices, angles = len(line_integrals), len(self.angles)
+        parallel = self._arc_correction @ _columns(line_integrals)
+        parallel = np.ascontiguousarray(parallel.T).reshape(slices, angles, -1)
         length = 2 * (len(self._response) - 1)
         spectrum = scipy.fft.rfft(parallel, length, axis=-1) * self._response
         filtered = scipy.fft.irfft(spectrum, length, axis=-1)[..., : len(self.distances_mm)]
-        flat = torch.from_numpy(filtered.astype(np.float32)).flatten(1)
-        images = np.zeros((len(flat), self._grid.size**2), dtype=np.float32)
-        images[:, self._pixels] = (self._back @ flat.T.contiguous()).T.numpy()
-        return images.reshape(len(flat), self._grid.size, self._grid.size)
+        images = np.zeros((slices, self._grid.size**2), dtype=np.float32)
+        images[:, self._pixels] = (self._back @ _columns(filtered)).T
+        return images.reshape(slices, self._grid.size, self._grid.size)
+
+
+def _columns(sinograms: np.ndarray) -> np.ndarray:
+    """Matrix (view * distance, slice) of sinograms (slice, view, distance)."""
+    return np.ascontiguousarray(sinograms.reshape(len(sinograms), -1).T)
 
 
 def ramp_response(count: int, step_mm: float, window: str, cutoff: float) -> np.ndarray:

@@ -16,8 +16,11 @@ from pipeline.storage.kinds import OSEM, SINOGRAM, SUBJECT_FACTS, identity_of
 from pipeline.tomography.forward_model import ForwardModel, Simulation, smoothed
 from pipeline.tomography.projectors import Projector
 
-SLICES_AT_A_TIME = 25
-"""Columns of the matrices: few enough for a core's cache, enough to read the matrix seldom."""
+SLICES_AT_A_TIME = 32
+"""Columns of the matrices: two cache lines; more slices leave a core's cache."""
+
+MOST_COUNTED = 0.75
+"""Part of the LORs up to which the others are left out, if nothing was counted on them."""
 
 FEWEST_COUNTS = 1e-9
 """Expected counts below this are taken as this, so that 0 / 0 is 0."""
@@ -158,9 +161,11 @@ def reconstruct(
         for name in ("prompts", "factors", "background"):
             hdf5.check_shape(file[name], (projector.ring.views, projector.ring.radial_bins))
         identity = identity_of(file)
+        counted = _counted(file["prompts"])
+        few = projector.of_lors(counted) if counted.mean() <= MOST_COUNTED else projector
         for part in _parts(len(identity["rotation"])):
             model = plain if everything else _with_factors(file, part, plain)
-            image = _image(file, part, model, settings.iterations, filter_mm)
+            image = _image(file, part, model.of_lors(few), settings.iterations, filter_mm)
             scale = hdf5.finite(file["scale"], part)
             images.append(image / scale[:, None, None])
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
@@ -255,6 +260,12 @@ def _parts(slices: int) -> Iterator[slice]:
     """Rows that are reconstructed together."""
     for start in range(0, slices, SLICES_AT_A_TIME):
         yield np.s_[start : start + SLICES_AT_A_TIME]
+
+
+def _counted(prompts: h5py.Dataset) -> np.ndarray:
+    """LORs (view, radial) that have a count in some slice; the others add nothing to any update."""
+    found = [hdf5.finite(prompts, part).any(axis=0) for part in _parts(len(prompts))]
+    return np.logical_or.reduce(found)
 
 
 def _with_factors(file: h5py.File, part: slice, plain: ForwardModel) -> ForwardModel:

@@ -106,7 +106,7 @@ def phantom(labels: Path, output: Path, subject: str, seed: int, texture: Textur
             "%s: planes of one tissue from border to border are emptied: %s", labels, filled
         )
         classes[filled] = 0
-    activity = class_values(brainweb.FDG).take(classes)
+    activity = class_values(brainweb.FDG)[classes]
     if texture.fraction > 0:
         rng = keyed_rng(seed, "texture", subject)
         activity = add_texture(activity, texture.fraction, texture.sigma_voxels, rng)
@@ -115,7 +115,7 @@ def phantom(labels: Path, output: Path, subject: str, seed: int, texture: Textur
         PHANTOM,
         {
             "activity": activity,
-            "attenuation": class_values(brainweb.Mu).take(classes),
+            "attenuation": class_values(brainweb.Mu)[classes],
             "labels": classes,
         },
         hdf5.provenance(

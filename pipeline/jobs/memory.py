@@ -28,7 +28,7 @@ PLAIN_MB, IMAGES_MB, TORCH_MB = 70, 100, 280
 """Python with h5py; SciPy or Matplotlib besides; PyTorch. Measured on Linux, x86-64, in the
 smallest jobs."""
 
-OSEM_SLICES = 25
+OSEM_SLICES = 32
 """`pipeline.osem.SLICES_AT_A_TIME`, which cannot be had without importing PyTorch."""
 
 
@@ -197,7 +197,9 @@ def osem(config: Config, projector: str) -> int:
     held = 9 * data.slices * data.pixels + 16 * count * data.bins * (3 if weighted else 2)
     held += 8 * data.subsets * data.seen * (count if weighted else 1)
     held += 20 * count * data.pixels
-    return asked(TORCH_MB, held + (_loaded_matrix(config, 1) if projector == "sparse" else 0))
+    # The matrix, and what is left of it without LORs that have no count, 3/4 at most.
+    matrix = 7 * _loaded_matrix(config, 1) // 4
+    return asked(TORCH_MB, held + (matrix if projector == "sparse" else 0))
 
 
 def classical(config: Config, projector: str) -> int:
@@ -237,7 +239,7 @@ def fbp(config: Config) -> int:
     # each; their spectra, of twice the length, before and after the filter (8 + 8), and what comes
     # back.
     held = 16 * entries + 52 * data.volume_slices * data.bins + 9 * data.slices * data.pixels
-    return asked(TORCH_MB, max(made, held))
+    return asked(IMAGES_MB, max(made, held))
 
 
 def shard(config: Config) -> int:

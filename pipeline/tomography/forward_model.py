@@ -78,6 +78,21 @@ class ForwardModel:
         other._factors = factors
         return other
 
+    def of_lors(self, few: Projector) -> "ForwardModel":
+        """Give the same model of fewer LORs, with the sensitivity of all.
+
+        Parameters
+        ----------
+        few : Projector
+            From `Projector.of_lors` of the model's.
+        """
+        other = copy(self)
+        other.sensitivity = self.sensitivity
+        other.projector = few
+        if self._factors is not None:
+            other._factors = [few.take(part, n) for n, part in enumerate(self._factors)]
+        return other
+
     def forward(self, columns: torch.Tensor, subset: int) -> torch.Tensor:
         """Expected trues (lor, slice) of images (pixel, slice)."""
         if self._psf is not None:

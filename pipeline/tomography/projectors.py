@@ -11,7 +11,9 @@ images as (pixel, slice), the pixels being those of the field of view, and sinog
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import scipy.sparse
@@ -47,6 +49,7 @@ class Projector(ABC):
     def __init__(self, ring: Geometry, grid: Grid, subsets: int, device: torch.device):
         check_geometry(ring, grid, subsets)
         self.ring, self.grid, self.subsets, self.device = ring, grid, subsets, device
+        self._taken: Sequence[torch.Tensor] | None = None  # of `of_lors`
         self._pixels = torch.from_numpy(np.flatnonzero(field_of_view(ring, grid))).to(device)
 
     @abstractmethod
@@ -56,6 +59,27 @@ class Projector(ABC):
     @abstractmethod
     def back(self, lors: torch.Tensor, subset: int) -> torch.Tensor:
         """Apply the adjoint of `forward` to (lor, slice); returns (pixel, slice)."""
+
+    def of_lors(self, marked: np.ndarray) -> Self:
+        """Give the same projector of fewer LORs: of those marked, (view, radial) of bool.
+
+        Its matrices (lor, slice) are without the others, which in its `sinograms` are 0.
+        """
+        other = copy(self)
+        other._taken = [
+            torch.from_numpy(np.flatnonzero(marked[subset :: self.subsets])).to(self.device)
+            for subset in range(self.subsets)
+        ]
+        other._keep(other._taken)
+        return other
+
+    @abstractmethod
+    def _keep(self, taken: Sequence[torch.Tensor]) -> None:
+        """Let `forward` and `back` be of these LORs of each subset, in place of all."""
+
+    def take(self, lors: torch.Tensor, subset: int) -> torch.Tensor:
+        """Rows of a matrix (lor, slice) of all LORs of a subset that are this projector's."""
+        return lors if self._taken is None else lors[self._taken[subset]]
 
     def columns(self, images: np.ndarray) -> torch.Tensor:
         """Matrix (pixel, slice) of the images (slice, y, x) inside the field of view."""
@@ -71,13 +95,16 @@ class Projector(ABC):
     def lors(self, sinograms: np.ndarray, subset: int) -> torch.Tensor:
         """Matrix (lor, slice) float32 of one subset of the sinograms (slice, view, radial)."""
         part = np.asarray(sinograms[:, subset :: self.subsets], dtype=np.float32)
-        return torch.from_numpy(part).to(self.device).flatten(1).T.contiguous()
+        return self.take(torch.from_numpy(part).to(self.device).flatten(1).T, subset).contiguous()
 
     def sinograms(self, lors: Sequence[torch.Tensor]) -> np.ndarray:
         """Sinograms (slice, view, radial) of the matrices (lor, slice) of all subsets."""
         views, radial = self.ring.views, self.ring.radial_bins
         result = np.empty((lors[0].shape[1], views, radial), dtype=np.float32)
         for subset, part in enumerate(lors):
+            if self._taken is not None:
+                every = part.new_zeros(views // self.subsets * radial, part.shape[1])
+                part = every.index_copy_(0, self._taken[subset], part)
             result[:, subset :: self.subsets] = part.T.unflatten(1, (-1, radial)).cpu().numpy()
         return result
 
@@ -117,6 +144,11 @@ class SparseProjector(Projector):
     def back(self, lors: torch.Tensor, subset: int) -> torch.Tensor:
         """See `Projector.back`."""
         return self._back[subset] @ lors
+
+    def _keep(self, taken: Sequence[torch.Tensor]) -> None:
+        rows, columns = (zip(of, taken, strict=True) for of in (self._forward, self._back))
+        self._forward = [_rows(matrix, lors) for matrix, lors in rows]
+        self._back = [_columns(matrix, lors) for matrix, lors in columns]
 
 
 class ParallelprojProjector(Projector):
@@ -170,20 +202,54 @@ class ParallelprojProjector(Projector):
         self._library.joseph3d_back(start, end, volume, self._origin_mm, self._voxel_mm, values)
         return volume.flatten(1)[:, self._pixels].T.contiguous()
 
+    def _keep(self, taken: Sequence[torch.Tensor]) -> None:
+        pairs = zip(self._ends, taken, strict=True)
+        self._ends = [[points[lors] for points in ends] for ends, lors in pairs]
+
 
 def torch_csr(matrix: scipy.sparse.csr_array, device: torch.device) -> torch.Tensor:
     """Return a SciPy CSR matrix as a torch one with int32 indices, without copying on the CPU."""
+    parts = (matrix.indptr, matrix.indices, matrix.data)
+    starts, columns, values = (torch.from_numpy(part).to(device) for part in parts)
+    return _csr(starts, columns, values, matrix.shape)
+
+
+def _csr(
+    starts: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]
+) -> torch.Tensor:
     with warnings.catch_warnings():
         # torch announces its CSR tensors as "beta" once a process; the products used are tested.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr),
-            torch.from_numpy(matrix.indices),
-            torch.from_numpy(matrix.data),
-            size=matrix.shape,
-            device=device,
-            check_invariants=False,
-        )
+        return torch.sparse_csr_tensor(starts, columns, values, size=shape, check_invariants=False)
+
+
+def _rows(matrix: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Some rows of a CSR matrix, in ascending order."""
+    starts = matrix.crow_indices()
+    lengths = starts.diff()
+    marked = torch.zeros(len(lengths), dtype=torch.bool, device=matrix.device)
+    marked[wanted] = True
+    kept = marked.repeat_interleave(lengths)
+    ends = lengths[wanted].cumsum(0, dtype=starts.dtype)
+    return _csr(
+        torch.cat([starts[:1], ends]),
+        matrix.col_indices()[kept],
+        matrix.values()[kept],
+        (len(wanted), matrix.shape[1]),
+    )
+
+
+def _columns(matrix: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Some columns of a CSR matrix, in ascending order."""
+    starts, columns = matrix.crow_indices(), matrix.col_indices()
+    number = columns.new_full((matrix.shape[1],), -1)
+    number[wanted] = torch.arange(len(wanted), dtype=columns.dtype, device=matrix.device)
+    renamed = number[columns]
+    kept = renamed >= 0
+    before = torch.cat([starts[:1], kept.cumsum(0, dtype=starts.dtype)])
+    return _csr(
+        before[starts], renamed[kept], matrix.values()[kept], (matrix.shape[0], len(wanted))
+    )
 
 
 def load(

@@ -254,6 +254,30 @@ def test_the_rule_keeps_every_slice_and_its_identity(
     np.testing.assert_allclose(sums / sums[0], levels / levels[0], rtol=1e-3)
 
 
+@pytest.mark.parametrize("attenuation", [False, True])
+@pytest.mark.parametrize("fwhm_mm", [0.0, 12.0])
+def test_lors_without_a_count_are_left_out_and_change_no_bit(
+    tmp_path, sparse, ring, disc, write_sinogram, attenuation, fwhm_mm, monkeypatch
+):
+    projector = sparse(ring, COARSE, 8)
+    simulation = replace(PLAIN, attenuation=attenuation, psf_fwhm_mm=fwhm_mm)
+    small = np.stack([disc(COARSE, 30), disc(COARSE, 30, (20, -10))])
+    path = write_sinogram(tmp_path / "sinogram.h5", projector.project(small), 10.0)
+    counted, images = [], []
+    of_lors = type(projector).of_lors
+    monkeypatch.setattr(
+        type(projector), "of_lors", lambda own, lors: counted.append(lors) or of_lors(own, lors)
+    )
+    for most in (0.75, 0.0):
+        monkeypatch.setattr("pipeline.osem.MOST_COUNTED", most)
+        reconstruct(path, tmp_path / "osem.h5", OsemSettings(3, 8), simulation, projector)
+        images.append(hdf5.read(tmp_path / "osem.h5", OSEM)[0]["osem"])
+    assert len(counted) == 1  # in the first turn alone
+    assert 0 < counted[0].mean() < 0.75
+    np.testing.assert_array_equal(*images)
+    assert images[0].any()
+
+
 def test_the_rule_filters_as_asked(tmp_path, sparse, ring, grid, write_sinogram, hundred):
     projector = sparse(ring, grid, 16)
     path = write_sinogram(tmp_path / "sinogram.h5", projector.project(hundred), 10.0)

@@ -161,6 +161,25 @@ def test_taking_a_sinogram_apart_into_subsets_and_together_again_changes_nothing
     np.testing.assert_array_equal(parts[1][: ring.radial_bins, 1], sinogram[1, 1])
 
 
+@given(seed=st.integers(0, 2**32 - 1), part=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+@settings(deadline=None, max_examples=12)
+def test_a_projector_of_fewer_lors_leaves_out_the_others(projector, ring, grid, seed, part):
+    rng = np.random.default_rng(seed)
+    marked = rng.random((ring.views, ring.radial_bins)) < part
+    marked[1::SUBSETS] = False  # a subset without any
+    few = projector.of_lors(marked)
+    images = rng.random((3, grid.size, grid.size), dtype=np.float32)
+    np.testing.assert_array_equal(few.project(images), projector.project(images) * marked)
+    sinogram = rng.random((3, ring.views, ring.radial_bins), dtype=np.float32)
+    for subset in range(SUBSETS):
+        found = few.back(few.lors(sinogram, subset), subset)
+        expected = projector.back(projector.lors(sinogram * marked, subset), subset)
+        np.testing.assert_array_equal(found, expected)
+    everything = np.ones_like(marked)
+    again = projector.project(images)
+    np.testing.assert_array_equal(projector.of_lors(everything).project(images), again)
+
+
 @given(count=st.integers(1, 30), chosen=st.integers(0, 29))
 @settings(deadline=None, max_examples=10)
 def test_a_slice_projects_the_same_alone_and_in_a_stack(projector, grid, count, chosen):
