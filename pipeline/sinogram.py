@@ -73,7 +73,7 @@ def sinogram(slices: Path, output: Path, simulation: Simulation, projector: Proj
     projector : Projector
         On the simulation grid.
     """
-    parts: dict[str, list[np.ndarray]] = {}
+    arrays: dict[str, np.ndarray] = {}
     with hdf5.opened(slices, SLICES) as file:
         for name in ("activity", "attenuation"):
             hdf5.check_shape(file[name], (projector.grid.size, projector.grid.size))
@@ -82,13 +82,14 @@ def sinogram(slices: Path, output: Path, simulation: Simulation, projector: Proj
             rows = np.flatnonzero(rotations == rotation)
             volume = np.s_[rows[0] : rows[-1] + 1]
             for name, array in _acquire(file, volume, simulation, projector).items():
-                parts.setdefault(name, []).append(array)
+                shape = (len(rotations), *array.shape[1:])
+                arrays.setdefault(name, np.empty(shape, array.dtype))[volume] = array
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
         oversampling = file.attrs["oversampling"]
     hdf5.write(
         output,
         SINOGRAM,
-        {name: np.concatenate(arrays) for name, arrays in parts.items()},
+        arrays,
         hdf5.provenance(
             {
                 "simulation": asdict(simulation),

@@ -150,10 +150,10 @@ def sinogram(config: Config, projector: str) -> int:
     """Prompts of a subject's slices, by the projector "sparse" or "parallelproj"."""
     data = data_of(config)
     matrix = _loaded_matrix(config, config["simulation"]["oversampling"])
-    # Prompts, factors and background, 4 each, of each volume and joined; the check of 1. Of one
-    # volume: trues, their parts, what is expected, counts and their stack, 4 each; images as read,
-    # of the field of view, and, blurred, twice more.
-    held = 25 * data.slices * data.bins + 20 * data.volume_slices * data.bins
+    # Prompts, factors and background, 4 each; the check of 1. Of one volume: these, trues, their
+    # parts, what is expected, counts and their stack, 4 each; images as read, of the field of view,
+    # and, blurred, twice more.
+    held = 13 * data.slices * data.bins + 32 * data.volume_slices * data.bins
     held += 16 * data.volume_slices * data.fine_pixels
     return asked(TORCH_MB, held + (matrix if projector == "sparse" else 0))
 
