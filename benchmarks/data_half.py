@@ -26,18 +26,18 @@ import typer
 
 from benchmarks.starts import ROOT, seconds_to_import
 from pipeline.fbp import FilteredBackProjection
-from pipeline.osem import SLICES_AT_A_TIME
+from pipeline.osem import SLICES_AT_A_TIME, OsemSettings
 from pipeline.storage import hdf5, kinds
 from pipeline.tomography import projectors, system_matrix
-from pipeline.tomography.geometry import Grid
-from pipeline.tomography.scanners import scanner_from
+from pipeline.tomography.geometry import Grid, field_of_view
+from pipeline.tomography.scanners import Geometry, scanner_from
 
 FILES = {
     "fetch": ([], ["labels"]),
     "phantom": (["labels"], ["phantoms"]),
     "slices": (["phantoms"], ["slices"]),
-    "sinogram": (["slices", "system_matrix"], ["sinograms"]),
-    "osem": (["sinograms", "system_matrix"], ["osem"]),
+    "sinogram": (["slices", "simulation"], ["sinograms"]),
+    "osem": (["sinograms", "reconstruction"], ["osem"]),
     "fbp": (["sinograms"], ["fbp"]),
     "shard": (["slices", "sinograms", "osem", "fbp"], []),
 }
@@ -84,52 +84,59 @@ def products(paths: dict[str, Path]) -> dict[str, tuple[float, float]]:
     """Seconds of the products of rules, and the gigabytes that these move."""
     with h5py.File(paths["sinograms"]) as file:
         ring = scanner_from(json.loads(file.attrs["geometry"]))
-        grid = Grid(**json.loads(file.attrs["config"])["grid"])
+        simulated = Grid(**json.loads(file.attrs["config"])["grid"])
         counted = (file["prompts"][()] > 0).any(axis=0)
         slices = len(file["prompts"])
-    osem = _settings(paths["osem"], "osem")
-    iterations, subsets = osem["iterations"], osem["subsets"]
-    projector = projectors.load("sparse", ring, grid, subsets, paths["system_matrix"])
-    few = projector.of_lors(counted)
-    matrices, _ = system_matrix.read(paths["system_matrix"], ring, grid, subsets)
-    lengths = np.concatenate([np.diff(matrix.indptr) for matrix in matrices])
-    marked = np.concatenate([counted[subset::subsets].ravel() for subset in range(subsets)])
-    entries, entries_of_few = int(lengths.sum()), int(lengths[marked].sum())
-    columns = torch.rand(matrices[0].shape[1], SLICES_AT_A_TIME)
+    osem, fbp = (_settings(paths[rule]) for rule in ("osem", "fbp"))
+    grid, own = Grid(**osem["grid"]), OsemSettings(**osem["osem"])
     stacks = slices / SLICES_AT_A_TIME
+    simulator = projectors.load("sparse", ring, simulated, None, paths["simulation"])
+    forward = _seconds_of_a_pass(simulator, back=False) * stacks
+    entries = _entries(paths["simulation"], ring, simulated, np.ones_like(counted))
+    few = projectors.load("sparse", ring, grid, None, paths["reconstruction"]).of_lors(counted)
+    updates = _seconds_of_a_pass(few, back=True) * own.iterations * stacks
+    entries_of_few = _entries(paths["reconstruction"], ring, grid, counted)
+    method = FilteredBackProjection(ring, grid, **fbp["fbp"])
+    pixels = np.count_nonzero(field_of_view(ring, grid))
+    volume = np.random.default_rng(0).random((VOLUME, *counted.shape), dtype=np.float32)
+    back = seconds(lambda: method(volume)) * slices / VOLUME
 
-    def both(of: projectors.Projector, back: bool) -> None:
-        for subset in range(subsets):
-            lors = of.forward(columns, subset)
-            if back:
-                of.back(lors, subset)
-
-    method = FilteredBackProjection(ring, grid, **_settings(paths["fbp"], "fbp"))
-    of_fbp = 2 * len(columns) * len(method.angles)
-    sinograms = np.random.default_rng(0).random((VOLUME, *counted.shape), dtype=np.float32)
-
-    def moved(entries: int, passes: int, stacks: float) -> float:
-        return passes * entries * (8 * stacks + 4 * slices) / 1e9
+    def moved(entries: int, stacks: float) -> float:
+        return entries * (8 * stacks + 4 * slices) / 1e9
 
     return {
-        "sinogram": (
-            seconds(lambda: both(projector, back=False)) * stacks,
-            moved(entries, 1, stacks),
-        ),
-        "osem": (
-            seconds(lambda: both(few, back=True)) * iterations * stacks,
-            moved(entries_of_few, 2 * iterations, stacks),
-        ),
-        "fbp": (
-            seconds(lambda: method(sinograms)) * slices / VOLUME,
-            moved(of_fbp, 1, slices / VOLUME),
-        ),
+        "sinogram": (forward, moved(entries, stacks)),
+        "osem": (updates, 2 * own.iterations * moved(entries_of_few, stacks)),
+        "fbp": (back, moved(2 * pixels * len(method.angles), slices / VOLUME)),
     }
 
 
-def _settings(path: Path, key: str) -> dict[str, Any]:
+def _seconds_of_a_pass(projector: projectors.Projector, back: bool) -> float:
+    """Of one stack of slices through all subsets, forth, and back too if asked."""
+    images = np.ones((SLICES_AT_A_TIME, projector.grid.size, projector.grid.size), np.float32)
+    columns = projector.columns(images)
+
+    def once() -> None:
+        for subset in range(projector.subsets):
+            lors = projector.forward(columns, subset)
+            if back:
+                projector.back(lors, subset)
+
+    return seconds(once)
+
+
+def _entries(matrix: Path, ring: Geometry, grid: Grid, counted: np.ndarray) -> int:
+    """Entries of the LORs (view, radial) that are counted."""
+    forward, _ = system_matrix.read(matrix, ring, grid, None)
+    return sum(
+        int(np.diff(part.indptr)[counted[subset :: len(forward)].ravel()].sum())
+        for subset, part in enumerate(forward)
+    )
+
+
+def _settings(path: Path) -> dict[str, Any]:
     with h5py.File(path) as file:
-        return dict(json.loads(file.attrs["config"])[key])
+        return dict(json.loads(file.attrs["config"]))
 
 
 def copying() -> float:
@@ -139,6 +146,46 @@ def copying() -> float:
     return 2 * len(source) / 1e9 / seconds(lambda: np.copyto(target, source))
 
 
+def table(folder: Path, name: str, source: str, subject: str) -> pd.DataFrame:
+    """One row a rule, of the files and records that lie in a folder.
+
+    Parameters
+    ----------
+    name, source, subject : str
+        Of the configuration, of the labels, and whose shard has been made.
+    """
+    data = folder / "data"
+    paths = {kind: data / name / kind / f"{subject}.h5" for kind in KINDS}
+    paths["labels"] = data / "labels" / source / f"{subject}.h5"
+    matrix = data / name / "system_matrix" / "reconstruction.h5"
+    simulation = matrix.with_name("simulation.h5")  # on finer pixels, if they are
+    paths["reconstruction"] = matrix
+    paths["simulation"] = simulation if simulation.exists() else matrix
+    arrays = {key: arrays_of(path) for key, path in paths.items()}
+    reading = {key: seconds(partial(arrays_of, path)) for key, path in paths.items()}
+    writing = {key: seconds(partial(write, kind, arrays[key])) for key, kind in KINDS.items()}
+    size = {key: sum(a.nbytes for a in found.values()) / 1e6 for key, found in arrays.items()}
+    multiplied = products(paths)
+    rows = []
+    for rule, (read, written) in FILES.items():
+        log = pd.read_csv(folder / "logs" / name / rule / f"{subject}.tsv", sep="\t")
+        taken, moved = multiplied.get(rule, (0.0, 0.0))
+        parts = {
+            "imports": seconds_to_import(ROOT, f"{rule}.py"),
+            "reading": sum(reading[key] for key in read),
+            "writing": sum(writing[key] for key in written),
+            "products": taken,
+        }
+        job = float(log["cpu_time"].iloc[0])
+        rows.append(
+            {"rule": rule, "all": job, **parts, "rest": job - sum(parts.values())}
+            | {"read MB": sum(size[key] for key in read)}
+            | {"written MB": sum(size[key] for key in written)}
+            | {"GB/s": moved / taken if taken else np.nan}
+        )
+    return pd.DataFrame(rows)
+
+
 def main(
     subject: Annotated[str, typer.Argument(help="Whose shard has been made.")],
     name: Annotated[str, typer.Option(help="Of the configuration.")] = "paper",
@@ -146,38 +193,9 @@ def main(
 ) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    data = ROOT / "data"
-    paths = {folder: data / name / folder / f"{subject}.h5" for folder in KINDS}
-    paths["labels"] = data / "labels" / source / f"{subject}.h5"
-    paths["system_matrix"] = data / name / "system_matrix" / "reconstruction.h5"
-    arrays = {folder: arrays_of(path) for folder, path in paths.items()}
-    reading = {folder: seconds(partial(arrays_of, path)) for folder, path in paths.items()}
-    writing = {
-        folder: seconds(partial(write, kind, arrays[folder])) for folder, kind in KINDS.items()
-    }
-    size = {f: sum(a.nbytes for a in found.values()) / 1e6 for f, found in arrays.items()}
-    multiplied = products(paths)
-    rows = []
-    for rule, (read, written) in FILES.items():
-        log = ROOT / "logs" / name / rule / f"{subject}.tsv"
-        taken, moved = multiplied.get(rule, (0.0, 0.0))
-        row = {
-            "rule": rule,
-            "all": float(pd.read_csv(log, sep="\t")["cpu_time"].iloc[0]),
-            "imports": seconds_to_import(ROOT, f"{rule}.py"),
-            "reading": sum(reading[folder] for folder in read),
-            "writing": sum(writing[folder] for folder in written),
-            "products": taken,
-        }
-        row["rest"] = 2 * row["all"] - sum(value for key, value in row.items() if key != "rule")
-        row |= {
-            "read MB": sum(size[folder] for folder in read),
-            "written MB": sum(size[folder] for folder in written),
-            "GB/s": moved / taken if taken else np.nan,
-        }
-        rows.append(row)
-    table = pd.DataFrame(rows).round({"read MB": 0, "written MB": 0, "GB/s": 0}).round(2)
-    print(table.to_string(index=False))
+    found = table(ROOT, name, source, subject)
+    found = found.round({"read MB": 0, "written MB": 0, "GB/s": 0}).round(2)
+    print(found.to_string(index=False))
     print(f"memory is copied at {copying():.0f} GB/s, read and written")
 
 

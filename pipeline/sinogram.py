@@ -82,8 +82,9 @@ def sinogram(slices: Path, output: Path, simulation: Simulation, projector: Proj
             rows = np.flatnonzero(rotations == rotation)
             volume = np.s_[rows[0] : rows[-1] + 1]
             for name, array in _acquire(file, volume, simulation, projector).items():
-                shape = (len(rotations), *array.shape[1:])
-                arrays.setdefault(name, np.empty(shape, array.dtype))[volume] = array
+                if name not in arrays:
+                    arrays[name] = np.empty((len(rotations), *array.shape[1:]), array.dtype)
+                arrays[name][volume] = array
         facts = {name: file.attrs[name] for name in SUBJECT_FACTS}
         oversampling = file.attrs["oversampling"]
     hdf5.write(

@@ -64,7 +64,14 @@ class Projector(ABC):
         """Give the same projector of fewer LORs: of those marked, (view, radial) of bool.
 
         Its matrices (lor, slice) are without the others, which in its `sinograms` are 0.
+
+        Raises
+        ------
+        ValueError
+            If this is such a projector itself.
         """
+        if self._taken is not None:
+            raise ValueError("some LORs are left out already; start from the projector of all")
         other = copy(self)
         other._taken = [
             torch.from_numpy(np.flatnonzero(marked[subset :: self.subsets])).to(self.device)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import data_half, scaling
 from helpers.workflow import ROOT
 
 pytestmark = pytest.mark.dag
@@ -46,6 +46,12 @@ def test_jobs_are_measured(tmp_path, monkeypatch, capsys):
     ]
     for line in lines:
         assert all(float(number) > 0 for number in line.strip("| ").split(" | ")[3:])
+    (shard,) = (tmp_path / "jobs" / "data" / "scaling" / "shards").rglob("subject03.h5")
+    table = data_half.table(tmp_path / "jobs", "scaling", "mni152", shard.stem)
+    assert list(table["rule"]) == list(data_half.FILES)
+    assert (table["imports"] > 0).all()
+    multiplied = table.set_index("rule").loc[["sinogram", "osem", "fbp"], ["products", "GB/s"]]
+    assert (multiplied > 0).all(axis=None)
 
 
 def test_a_call_that_fails_is_shown(tmp_path):

@@ -12,7 +12,7 @@ from pipeline.storage.errors import InputError
 from pipeline.tomography import system_matrix
 from pipeline.tomography.backend import device_for, resolve
 from pipeline.tomography.geometry import Grid, field_of_view
-from pipeline.tomography.projectors import load
+from pipeline.tomography.projectors import ParallelprojProjector, load
 from pipeline.tomography.scanners import Ring
 from pipeline.tomography.system_matrix import system_matrices
 
@@ -175,9 +175,30 @@ def test_a_projector_of_fewer_lors_leaves_out_the_others(projector, ring, grid, 
         found = few.back(few.lors(sinogram, subset), subset)
         expected = projector.back(projector.lors(sinogram * marked, subset), subset)
         np.testing.assert_array_equal(found, expected)
-    everything = np.ones_like(marked)
-    again = projector.project(images)
-    np.testing.assert_array_equal(projector.of_lors(everything).project(images), again)
+    with pytest.raises(ValueError, match="left out already"):
+        few.of_lors(marked)
+    everything = projector.of_lors(np.ones_like(marked))
+    np.testing.assert_array_equal(everything.project(images), projector.project(images))
+
+
+def test_parallelproj_is_given_the_marked_lors_alone(monkeypatch, ring, grid):
+    def forward(start, end, volume, origin, voxel, lors):
+        lors[:] = (start * end).sum(axis=-1)  # of each LOR another number
+
+    def back(start, end, volume, origin, voxel, values):
+        volume += ((start + end).sum(axis=-1) * values).sum(axis=1)[:, None, None]
+
+    library = types.SimpleNamespace(joseph3d_fwd=forward, joseph3d_back=back)
+    monkeypatch.setitem(sys.modules, "parallelproj_core", library)
+    projector = ParallelprojProjector(ring, grid, SUBSETS, torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    marked = rng.random((ring.views, ring.radial_bins)) < 0.3
+    few, images = projector.of_lors(marked), np.zeros((2, grid.size, grid.size), np.float32)
+    np.testing.assert_array_equal(few.project(images), projector.project(images) * marked)
+    sinogram = rng.random((2, ring.views, ring.radial_bins), dtype=np.float32)
+    found = few.back(few.lors(sinogram, 1), 1)
+    expected = projector.back(projector.lors(sinogram * marked, 1), 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @given(count=st.integers(1, 30), chosen=st.integers(0, 29))
