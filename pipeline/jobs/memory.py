@@ -116,9 +116,9 @@ def fetch(config: Config) -> int:
 
 def phantom(config: Config) -> int:
     """Activity, attenuation and labels of a whole head."""
-    # Labels as stored and turned, 1 + 1; activity and attenuation, 4 + 4; the classes as indices
-    # of 8 while one is looked up; texture: noise, smoothed noise, and three products of 4.
-    per_voxel = 19 + (9 if config["texture"]["fraction"] > 0 else 0)
+    # Labels as stored and turned, 1 + 1; activity and attenuation, 4 + 4; the check of 1; or, of
+    # activity alone, texture: noise, smoothed noise, and three products of 4.
+    per_voxel = 26 if config["texture"]["fraction"] > 0 else 11
     return asked(IMAGES_MB, per_voxel * _voxels(config))
 
 

@@ -155,16 +155,16 @@ def test_another_size_needs_no_more_than_it_asks_for(tmp_path):
     config = between_the_measured_ones()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     write_slices(tmp_path / "slices.h5", config)
+    torch_mb = memory.MARGIN * (memory.TORCH_MB - memory.IMAGES_MB)  # here all import it
     wanted = {
         "system_matrix": memory.system_matrix(config, 2),
         "coarse": memory.system_matrix(config, 1),
         "sinogram": memory.sinogram(config, "sparse"),
-        # Which needs no PyTorch; here all import it.
-        "lesions": memory.lesions(config) + memory.MARGIN * (memory.TORCH_MB - memory.IMAGES_MB),
+        "lesions": memory.lesions(config) + torch_mb,
         "lesion_sinogram": memory.lesion_sinogram(config, "sparse"),
         # These of the lesions, of which there are more copies than slices.
         "osem": memory.osem(config, "sparse"),
-        "fbp": memory.fbp(config),
+        "fbp": memory.fbp(config) + torch_mb,
     }
     for rule, mb in wanted.items():
         command = [sys.executable, "-c", RUN, rule, str(tmp_path)]
