@@ -12,6 +12,12 @@ def centres(shape, voxel_mm):
     return y[:, None], x[None, :]
 
 
+def centroid(image, grid):
+    """Centre of mass (x, y) in mm."""
+    weights = image.astype(np.float64) / image.sum(dtype=np.float64)
+    return weights.sum(axis=0) @ grid.centres_mm, weights.sum(axis=1) @ grid.centres_mm
+
+
 SETTINGS = SliceSettings(
     size=24,
     pixel_mm=2.0,
