@@ -63,8 +63,9 @@ lint: $(READY) ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
+# Two files of tests at a time, with one thread each: many wait for jobs of one core.
 test: lint ## lint and all tests but the next two
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Debian and root: it installs SLURM, starts its daemons, and ends them. Elsewhere it says why not.
 test-slurm: $(READY) ## the workflow on a real SLURM: Debian, root
