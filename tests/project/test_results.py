@@ -15,7 +15,7 @@ from helpers.configurations import ROOT
 RESULTS = ROOT / "docs" / "results"
 MINI, LOWDOSE, DEMO = (RESULTS / name for name in ("mini", "lowdose", "demo"))
 PAGES = [ROOT / "README.md", *RESULTS.glob("*/README.md")]
-LATER = {MINI: {"README.md", "classical.md"}, LOWDOSE: {"README.md", "compared.png"}}
+LATER = {MINI: {"README.md"}, LOWDOSE: {"README.md", "compared.png"}}
 """Of a study's folder what its call did not make."""
 
 INTERVAL = re.compile(r"-?[\d.]+ \[-?[\d.]+, -?[\d.]+\]")
