@@ -120,6 +120,7 @@ class _Module:
         # Also those inside functions, which import what is slow to import.
         self._imports = dict(_imports(tree))
         self._statements: dict[str, list[ast.stmt]] = {ON_IMPORT: []}
+        self._known: dict[str, tuple[str, list[Definition], list[str]]] = {}
         for statement in tree.body:
             if isinstance(statement, ast.Import | ast.ImportFrom) or _has_no_effect(statement):
                 continue
@@ -128,6 +129,11 @@ class _Module:
 
     def look_up(self, name: str) -> tuple[str, list[Definition], list[str]]:
         """Give a name's text, the definitions that it uses, and a registry's entries."""
+        if name not in self._known:  # most are used by many rules
+            self._known[name] = self._read(name)
+        return self._known[name]
+
+    def _read(self, name: str) -> tuple[str, list[Definition], list[str]]:
         if self.name in WITHOUT_EFFECT:
             return "", [], []
         if name in self._imports and name not in self._statements:
@@ -223,8 +229,9 @@ def _names(node: ast.AST, local: frozenset[str] = frozenset()) -> Iterator[tuple
         arguments = {n.arg for n in ast.walk(node.args) if isinstance(n, ast.arg)}
         for part in filter(None, outer):
             yield from _names(part, local)
+        local = local | arguments | _bound(body)
         for part in body:
-            yield from _names(part, local | arguments | _bound(body))
+            yield from _names(part, local)
     elif not _has_no_effect(node):
         if isinstance(node, COMPREHENSIONS):
             local |= _bound([clause.target for clause in node.generators])
