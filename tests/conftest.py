@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.workflow import SUBJECTS, cannot_be_offline, snakemake, workplace
+from helpers.workflow import SUBJECTS, cannot_be_offline, once, snakemake, workplace
 from pipeline.storage import hdf5
 from pipeline.storage.kinds import SINOGRAM, SLICES
 from pipeline.tomography.geometry import Grid
@@ -171,14 +171,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Where there is no doing without, its test is skipped and says why.
     """
-    folder = workplace(tmp_path_factory.mktemp("dag") / "run")
-    labels = [f"data/labels/mni152/{subject}.h5" for subject in SUBJECTS]
-    fetched = snakemake(folder, "--cores", "2", "--", *labels)
-    assert fetched.returncode == 0, fetched.stdout[-4000:]
-    result = snakemake(folder, "--cores", "2", offline=not cannot_be_offline())
-    assert result.returncode == 0, result.stdout[-4000:]
-    (folder / "after_fetch.log").write_text(result.stdout)
-    return folder
+
+    def make(folder: Path) -> None:
+        workplace(folder)
+        labels = [f"data/labels/mni152/{subject}.h5" for subject in SUBJECTS]
+        fetched = snakemake(folder, "--cores", "2", "--", *labels)
+        assert fetched.returncode == 0, fetched.stdout[-4000:]
+        result = snakemake(folder, "--cores", "2", offline=not cannot_be_offline())
+        assert result.returncode == 0, result.stdout[-4000:]
+        (folder / "after_fetch.log").write_text(result.stdout)
+
+    return once(tmp_path_factory, "dag", make)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,11 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+from filelock import FileLock
 
 from helpers.paths import ROOT
 
@@ -36,6 +40,26 @@ def workplace(folder: Path) -> Path:
     table = "\n".join(["subject\tsplit\tlabels_sha256", *rows]) + "\n"
     (folder / "data" / "subjects.tiny.tsv").write_text(table)
     return folder
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Make a folder, or copy that which another process of the same tests has made.
+
+    Each process has a folder of its own, for two calls of Snakemake cannot share one.
+    """
+    own = factory.mktemp(name) / "run"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        make(own)
+        return own
+    made = factory.getbasetemp().parent / name
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            begun = made.with_name(f"{name}.begun")
+            shutil.rmtree(begun, ignore_errors=True)  # of a process whose attempt failed
+            make(begun)
+            begun.rename(made)
+    shutil.copytree(made, own, symlinks=True)
+    return own
 
 
 PROJECT = ("Snakefile", "workflow", "config", "profiles", "pipeline", "models")
