@@ -49,11 +49,11 @@ def minc(
 
 
 def raw_short(labels: np.ndarray) -> bytes:
-    return gzip.compress(CODES[labels].astype("<u2").tobytes())
+    return gzip.compress(CODES[labels].astype("<u2").tobytes(), mtime=0)
 
 
 LABELS = some_labels()
 
-PACKED = gzip.compress(minc(LABELS))
+PACKED = gzip.compress(minc(LABELS), mtime=0)
 
 OTHER_CRC = PACKED[:-8] + struct.pack("<I", 1) + PACKED[-4:]
