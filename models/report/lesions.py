@@ -15,7 +15,7 @@ from models.evaluation.lesions import COLUMNS
 from models.report.columns import Column, dose_text, to_read
 from models.report.drawing import read, remedy, style
 from models.report.formats import markdown, page
-from pipeline.baselines import RECONSTRUCTED, title_of
+from pipeline.baselines import MAP, RECONSTRUCTED, title_of
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic_file
 
@@ -38,7 +38,8 @@ over lesions. Noise: standard deviation over noise draws without lesions, root m
 pixels and lesions, over the mean true activity in the discs. False structure: part of grey and \
 white matter, without lesions, in which the image differs from the truth by more than a threshold, \
 both smoothed to the smallest lesion's size; the threshold is what OSEM + filter exceeds in \
-{exceeded:g} % of the mean slice ({thresholds}). Rows of several seeds are their mean. Intervals: \
+{exceeded:g} % of the mean slice ({thresholds}). Differences from MAP are of the same lesions, MAP \
+being at its own noise. Rows of several seeds are their mean. Intervals: \
 percentile bootstrap, {draws} draws of seeds, subjects, and anatomical slices within subjects; so \
 few make them coarse, and rather too narrow.\
 """
@@ -47,6 +48,11 @@ RECOVERIES = [Column(f"contrast recovery, {name}", f"recovery_{name}", 2) for na
 RECOVERIES.append(Column("noise [%]", "noise", 1, 0.01))
 DETECTION = [Column(f"AUC, {name}", f"auc_{name}", 3) for name in GROUPS]
 DETECTION.append(Column("false structure [%]", "false_structure", 2, 0.01))
+FROM_MAP = [
+    *(Column(f"contrast recovery, {name}", f"recovery_{name}_minus_map", 2) for name in KINDS),
+    *(Column(f"AUC, {name}", f"auc_{name}_minus_map", 3) for name in KINDS),
+]
+TABLES = {"contrast recovery": RECOVERIES, "detection": DETECTION, "differences from MAP": FROM_MAP}
 
 
 class Row(NamedTuple):
@@ -132,6 +138,20 @@ class Lesions:
         values = [self._values(row, column, of) for column in columns]
         return self.bootstrap.interval(*values, derive=derive)
 
+    def difference(
+        self, row: Row, other: Row, column: str, over: str = "", *, of: np.ndarray
+    ) -> tuple[float, float, float]:
+        """Subtract another's single replicate, of the same lesions; likewise.
+
+        A column over another is a ratio of means, the other one being of the truth.
+        """
+        values = self._values(row, column, of) - self._values(other, column, of)
+        if not over:
+            return self.bootstrap.interval(values)
+        return self.bootstrap.interval(
+            values, self._values(row, over, of), derive=contrast_recovery
+        )
+
     def mean(
         self, row: Row, *columns: str, of: np.ndarray, derive: Callable[..., np.ndarray]
     ) -> float:
@@ -169,10 +189,22 @@ def _record(found: Lesions, row: Row) -> dict[str, Any]:
         "noise": found.interval(row, *NOISE, derive=relative_noise),
         **{f"auc_{name}": found.interval(row, "auc", of=found.group(name)) for name in GROUPS},
         "false_structure": found.interval(row, "false_structure"),
+        **_from_map(found, row),
     }
     for name, ends in intervals.items():
         record |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
     return record
+
+
+def _from_map(found: Lesions, row: Row) -> dict[str, tuple[float, float, float]]:
+    """Differences of a row from MAP, of itself nothing."""
+    other = Row(MAP, [MAP], 1)
+    intervals = {}
+    for name in KINDS if row != other else ():
+        of = found.group(name)
+        intervals[f"recovery_{name}_minus_map"] = found.difference(row, other, *RECOVERY, of=of)
+        intervals[f"auc_{name}_minus_map"] = found.difference(row, other, "auc", of=of)
+    return intervals
 
 
 def lesion_table(
@@ -206,7 +238,7 @@ def lesion_table(
     for found in doses:
         of_dose = pd.DataFrame([_record(found, row) for row in found.rows()])
         records.append(of_dose)
-        for title, columns in (("contrast recovery", RECOVERIES), ("detection", DETECTION)):
+        for title, columns in TABLES.items():
             tables.append(to_read(f"Lesions: {title}{dose_text(found.dose)}", of_dose, columns))
     with atomic_file(output_csv) as temporary:
         pd.concat(records).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")

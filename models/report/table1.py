@@ -25,7 +25,7 @@ from models.evaluation.catalogue import (
 from models.evaluation.metrics_table import read_parts
 from models.report.columns import caption, compared, difference_tables, main_tables, name_of
 from models.report.formats import latex, markdown, page
-from pipeline.baselines import BASELINES, title_of
+from pipeline.baselines import BASELINES, RECONSTRUCTED, title_of
 from pipeline.storage.errors import InputError
 from pipeline.storage.files import atomic_file, check_readable
 from pipeline.storage.system_errors import unreadable
@@ -148,12 +148,16 @@ def _rows(
 
 
 def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
-    """LegoPET and what it is fairly compared with: networks that saw the same, counts included.
+    """LegoPET and what it is fairly compared with.
 
-    Samples go with samples and means with means; a network that does not sample goes with both.
+    These are the strongest reconstructions without a network, which saw these counts, and networks
+    that saw the same, counts included. Samples go with samples and means with means; what does not
+    sample goes with both.
     """
     networks = [row for row in rows if row.block != CLASSICAL]
+    classical = [row for row in rows if row.name in RECONSTRUCTED]
     for ours in (row for row in networks if row.method == "LegoPET"):
+        yield from ((ours, other) for other in classical)
         for other in (row for row in networks if row.method != "LegoPET"):
             same_estimate = other.estimate == ours.estimate or not other.sampler
             same_counts = all(getattr(other, key) == getattr(ours, key) for key in CONSISTENCY)
@@ -322,7 +326,7 @@ def table1(
     output_csv : Path
         One line a dose, row and estimate; each metric with _low and _high.
     output_differences : Path
-        LegoPET minus each network of the same input, image by image, as CSV.
+        LegoPET minus OSEM + filter, MAP and each network of the same input, image by image, as CSV.
     output_markdown, output_latex, output_html : Path
         Both tables to read. LaTeX needs the package booktabs.
 

@@ -67,7 +67,7 @@ def tables(tmp_path):
     outputs = {f"output_{kind}": tmp_path / kind for kind in ("csv", "markdown", "html")}
     lesion_table(files, ROWS, **outputs)
     html = (tmp_path / "html").read_text(encoding="utf-8")
-    assert html.count("<table>") == 4
+    assert html.count("<table>") == 6
     return pd.read_csv(tmp_path / "csv"), (tmp_path / "markdown").read_text(encoding="utf-8")
 
 
@@ -102,14 +102,51 @@ def test_rows_are_methods_replicates_together_and_means_of_samples(tables):
     assert (of_dose["false_structure"] == 0.01).all()
 
 
+def test_differences_from_map_are_of_the_same_lesions(tables):
+    numbers, text = tables
+    found = numbers[numbers["dose"] == 0.05].set_index("row")
+    assert found.loc["MAP"].filter(like="minus_map").isna().all()
+    factor = (40 + 2 * 10) / (40 + 10)
+    mean = found.loc["LegoPET, mean of 2"]
+    hot = [f"recovery_hot_minus_map{end}" for end in ("", "_low", "_high")]
+    assert mean[hot].tolist() == pytest.approx([-0.2 * factor, -0.3 * factor, -0.1 * factor])
+    auc = [f"auc_hot_minus_map{end}" for end in ("", "_low", "_high")]
+    assert mean[auc].tolist() == pytest.approx([0.15, 0.1, 0.2])
+    assert found.loc["OSEM + filter", "recovery_cold_minus_map"] == pytest.approx(0.1 * 70 / 50)
+    assert "| MAP | - | - | - | - |" in text
+
+
+def test_a_difference_has_no_spread_of_what_both_have(tmp_path):
+    """Lesions that all show twice as well in both, or not at all, differ by the same."""
+    path = write(
+        tmp_path / "lesions.csv",
+        *(
+            ({**line, "auc": line["auc"] - line["slice_index"] / 100} for line in of_model)
+            for of_model in (
+                lines("OSEM-filter", 0.6, 25.0),
+                lines("MAP", 0.5, 16.0),
+                lines("PnPNet", 0.3, 4.0, auc=0.65),
+            )
+        ),
+    )
+    outputs = {f"output_{kind}": tmp_path / kind for kind in ("csv", "markdown", "html")}
+    lesion_table([path], {"PnPNet": ["PnPNet"]}, **outputs)
+    row = pd.read_csv(tmp_path / "csv").set_index("row").loc["PnPNet"]
+    assert row["auc_hot_high"] - row["auc_hot_low"] > 0.03
+    ends = row[[f"auc_hot_minus_map{end}" for end in ("", "_low", "_high")]]
+    assert ends.tolist() == pytest.approx([-0.1] * 3)
+
+
 def test_tables_to_read_say_what_they_show(tables):
     _, text = tables
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings == [
         "### Lesions: contrast recovery, 5 % of the counts",
         "### Lesions: detection, 5 % of the counts",
+        "### Lesions: differences from MAP, 5 % of the counts",
         "### Lesions: contrast recovery",
         "### Lesions: detection",
+        "### Lesions: differences from MAP",
     ]
     assert "24 lesions in 6 slices of 2 subjects" in text
     assert "7.0 to 13.0 mm diameter, small ones below 10.0 mm" in text

@@ -227,6 +227,24 @@ def test_differences_are_paired(made):
     assert row["psnr_db_truth_image_high"] == pytest.approx(0, abs=1e-9)
 
 
+def test_what_needs_no_network_is_compared_with_samples_and_means(tmp_path):
+    rows = [
+        *(row for name in ("FBP", "OSEM", "MAP", "OSEM-filter") for row in rows_of(name, 29)),
+        *rows_of("LegoPET", 30),
+        *rows_of("LegoPET", 31.5, estimate="mean", samples=8),
+        *(row | {"consistency_steps": 1} for row in rows_of("LegoPET-em", 32)),
+    ]
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    write_table([table], tmp_path / "metrics.csv.gz")
+    models = ("LegoPET", "LegoPET-em")
+    made = make(tmp_path / "metrics.csv.gz", {name: [name] for name in models}, tmp_path)
+    found = pd.read_csv(made["differences"]).set_index("row")["psnr_db_truth_image"]
+    for ours, lead in (("LegoPET", 1), ("LegoPET, mean of 8", 2.5), ("LegoPET-em", 3)):
+        assert found.pop(f"{ours} minus MAP") == pytest.approx(lead)
+        assert found.pop(f"{ours} minus OSEM + filter") == pytest.approx(lead)
+    assert found.empty
+
+
 def test_the_numbers_of_the_paper_are_its_own(made):
     """LegoPET leads cDPM by 0.59 dB and 0.011; DeepPET has the higher PSNR."""
     table = pd.read_csv(made["csv"]).set_index("row")
