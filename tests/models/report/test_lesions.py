@@ -117,7 +117,7 @@ def test_differences_from_map_are_of_the_same_lesions(tables):
 
 
 def test_a_difference_has_no_spread_of_what_both_have(tmp_path):
-    """Lesions that all show twice as well in both, or not at all, differ by the same."""
+    """Slices in which lesions are found worse by both methods widen no difference."""
     path = write(
         tmp_path / "lesions.csv",
         *(
