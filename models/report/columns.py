@@ -171,9 +171,12 @@ def _by_dose(records: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield dose_text(float(str(dose))), of_dose
 
 
-def dose_text(dose: float) -> str:
-    """Say what part of the counts networks saw, unless it is all of them: ", 5 % of the counts"."""
-    return "" if dose == 1 else f", {100 * dose:g} % of the counts"
+def dose_text(*doses: float) -> str:
+    """Say what parts of the counts networks saw, unless all: ", 5 % of the counts"."""
+    if set(doses) == {1}:
+        return ""
+    percent = ", ".join(f"{100 * dose:g}" for dose in sorted(doses, reverse=True))
+    return f", {percent} % of the counts"
 
 
 def to_read(title: str, records: pd.DataFrame, columns: Sequence[Column]) -> Table:

@@ -29,7 +29,9 @@ OF_LEVEL = r"((?:coverage|width)(?:_calibrated)?)_([\d.]+)$"
 TITLES = {OSEM: "against the OSEM reference", TRUTH: "against the noise-free truth"}
 
 
-def training_curves(logs: Mapping[str, Path], reference: str = OSEM) -> Figure:
+def training_curves(
+    logs: Mapping[str, Path], reference: str = OSEM, doses: Sequence[float] = (1.0,)
+) -> Figure:
     """Draw loss and validation PSNR over the steps of each model.
 
     The PSNR is that of the weights' moving average where the log has it, and the legend says so.
@@ -41,6 +43,8 @@ def training_curves(logs: Mapping[str, Path], reference: str = OSEM) -> Figure:
         CSV logs of `models.training.train.train`.
     reference : str
         What networks were trained towards, a name of `models.evaluation.catalogue.REFERENCES`.
+    doses : sequence of float
+        Parts of all counts that they were trained and validated at, mixed.
 
     Raises
     ------
@@ -65,8 +69,9 @@ def training_curves(logs: Mapping[str, Path], reference: str = OSEM) -> Figure:
         axis.grid(alpha=0.3)
     left.set(ylabel="training loss, moving mean [1]", yscale="log")
     right.set(ylabel="validation PSNR [dB]")
+    of = dose_text(*doses).removeprefix(", ")
     title = f"{AGAINST[reference]}, data range 1, whole image\n"
-    title += "EMA: by the moving average of the weights"
+    title += f"{of and of + '; '}EMA: by the moving average of the weights"
     right.set_title(title, fontsize=10)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=9)
     return figure

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from models.evaluation.catalogue import OSEM, Metric, entry
-from models.report.columns import AGAINST
+from models.report.columns import AGAINST, dose_text
 from models.report.drawing import LINES, read, remedy, style
 from pipeline.storage.errors import InputError
 
@@ -212,6 +212,9 @@ def samplers(paths: Sequence[Path], reference: str = OSEM) -> Figure:
             label = f"{model}: {process}" if len(models) > 1 else process
             axis.plot(curve.index, curve, label=label, **line)
         axis.set(xlabel="sampling steps", ylabel=entry(metric).heading, xscale="log")
+        axis.set_xticks(sorted(swept["steps"].unique()))
+        axis.set_xticks([], minor=True)
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
     axes[2].set(yscale="log")
     figure.suptitle(_facts("Validation split", tables, reference), size=10)
@@ -223,7 +226,7 @@ def _read_sweep(
     path: Path, settings: Sequence[str], reference: str, metrics: Sequence[str] = DRAWN
 ) -> pd.DataFrame:
     """Read a sweep's rows against a reference on whole images, and those without one (times)."""
-    columns = *("model", "samples", "metric", "reference", "region", "value"), *settings
+    columns = *("dose", "model", "samples", "metric", "reference", "region", "value"), *settings
     others = [name for name in SAMPLING if name not in columns]
     table = read(path, (*SLICE, *columns), others)
     compared = table["reference"].isin([reference, np.nan])
@@ -237,11 +240,12 @@ def _read_sweep(
 
 def _varied(swept: pd.DataFrame) -> pd.Series:
     """Name the settings, but for sampler, steps and eta, that differ between a sweep's entries."""
-    names = pd.Series("", index=swept.index)
+    names, several = pd.Series("", index=swept.index), swept["samples"] > 1
     for column, name in SHORT.items():
-        if column in swept and swept[column].nunique(dropna=False) > 1:
-            names += ", " + swept[column].map(name.format)
-    return names
+        told = several if column == "antithetic" else names.notna()  # of a pair, so not of one
+        if column in swept and swept.loc[told, column].nunique(dropna=False) > 1:
+            names[told] += ", " + swept.loc[told, column].map(name.format)
+    return names.str.replace(r"mean of 1\b", "single", regex=True)
 
 
 def _check_alike(swept: pd.DataFrame, paths: Sequence[Path], drawn: Sequence[str]) -> None:
@@ -267,7 +271,10 @@ def _facts(split: str, tables: Sequence[pd.DataFrame], reference: str) -> str:
     """What the numbers of a sweep are: a title."""
     table = pd.concat(tables)
     slices = len(table[list(SLICE)].drop_duplicates())
-    counts = "/".join(f"{count:.0f}" for count in sorted(table["samples"].unique()))
-    estimate = "single samples" if counts == "1" else f"means of {counts} samples"
-    mean = f"{split}: mean over {slices} slices, {estimate}"
+    of = "".join(dose_text(dose) for dose in table["dose"].unique())
+    estimates = " and ".join(
+        "single samples" if count == 1 else f"means of {count:g} samples"
+        for count in sorted(table["samples"].unique())
+    )
+    mean = f"{split}{of}: mean over {slices} slices, {estimates}"
     return f"{mean}, {AGAINST[reference]}, data range 1, whole image"

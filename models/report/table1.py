@@ -22,7 +22,7 @@ from models.evaluation.catalogue import (
     ordered,
     parts_of,
 )
-from models.evaluation.metrics_table import read_parts
+from models.evaluation.metrics_table import CONSISTENCY, read_parts
 from models.report.columns import caption, compared, difference_tables, main_tables, name_of
 from models.report.formats import latex, markdown, page
 from pipeline.baselines import BASELINES, RECONSTRUCTED, title_of
@@ -56,8 +56,8 @@ UNPUBLISHED = Published(np.nan, np.nan, np.nan)
 CLASSICAL, AS_IN_PAPER, BEYOND = "analytic and iterative", "as in the paper", "beyond the paper"
 
 IMAGE = ["subject", "slice_index", "rotation"]
-CONSISTENCY = ["consistency_steps", "consistency_strength", "consistency_start"]
-ORIGIN = ["model", "estimate", "method", "conditioning", "sampler", "samples", *CONSISTENCY]
+SAMPLING = ["sampler", "steps", "samples", *CONSISTENCY]
+ORIGIN = ["model", "estimate", "method", "conditioning", *SAMPLING]
 
 
 # --- rows ------------------------------------------------------------------------------------
@@ -69,6 +69,8 @@ class Row:
 
     Attributes
     ----------
+    steps : int
+        Of sampling; 0 of what does not sample.
     consistency_steps, consistency_strength, consistency_start : float
         With the measured counts, at each step of sampling; zeros where it is off.
     as_paper : bool
@@ -83,6 +85,7 @@ class Row:
     method: str
     conditioning: str
     sampler: str
+    steps: int
     samples: int
     consistency_steps: float
     consistency_strength: float
@@ -138,9 +141,10 @@ def _rows(
         for _, alike in of_group.groupby("estimate", sort=False):
             models_alike = [model for model in replicates if model in set(alike["model"])]
             origin = alike.iloc[0]
-            known = {"samples": 1, **dict.fromkeys(CONSISTENCY, 0.0)}
+            known: dict[str, Any] = {"steps": 0, "samples": 1, **dict.fromkeys(CONSISTENCY, 0.0)}
             known |= origin[ORIGIN[1:]].dropna().to_dict()
-            found: dict[str, Any] = {**known, "samples": int(known["samples"]), "lower": lower}
+            whole = {key: int(known[key]) for key in ("steps", "samples")}
+            found = known | whole | {"lower": lower}
             found["as_paper"] = as_paper and name not in other_networks
             rows.append(Row(name, models_alike, **found))
     blocks = (CLASSICAL, AS_IN_PAPER, BEYOND)
@@ -151,17 +155,18 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """LegoPET and what it is fairly compared with.
 
     These are the strongest reconstructions without a network, which saw these counts, and networks
-    that saw the same, counts included. Samples go with samples and means with means; what does not
-    sample goes with both.
+    that saw the same, counts included. Samples go with samples and means with means of as many
+    steps; what does not sample goes with both.
     """
     networks = [row for row in rows if row.block != CLASSICAL]
     classical = [row for row in rows if row.name in RECONSTRUCTED]
     for ours in (row for row in networks if row.method == "LegoPET"):
         yield from ((ours, other) for other in classical)
         for other in (row for row in networks if row.method != "LegoPET"):
-            same_estimate = other.estimate == ours.estimate or not other.sampler
+            alike = (other.estimate, other.steps) == (ours.estimate, ours.steps)
             same_counts = all(getattr(other, key) == getattr(ours, key) for key in CONSISTENCY)
-            if other.conditioning == ours.conditioning and same_counts and same_estimate:
+            same_inputs = other.conditioning == ours.conditioning and same_counts
+            if same_inputs and (alike or not other.sampler):
                 yield ours, other
 
 

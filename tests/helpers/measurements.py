@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 
-def write_sweep(path, model, settings, names, slices=2, samples=1):
+def write_sweep(path, model, settings, names, slices=2, samples=1, dose=1.0):
     """Write a sweep: settings maps values of the columns ``names`` to PSNR, SSIM and seconds.
 
     These are means; slices differ from them. Rows that must not be drawn are far off.
@@ -13,7 +13,7 @@ def write_sweep(path, model, settings, names, slices=2, samples=1):
     for values, (psnr_db, ssim, seconds) in settings.items():
         for n in range(slices):
             row = {"subject": "subject07", "rotation": 0, "slice_index": n, "model": model}
-            row |= {"samples": samples, **dict(zip(names, values, strict=True))}
+            row |= {"dose": dose, "samples": samples, **dict(zip(names, values, strict=True))}
             spread = n - (slices - 1) / 2
             for reference, off in (("osem", 0), ("truth", 100)):
                 at = {"reference": reference, "region": "image"}

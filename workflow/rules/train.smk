@@ -52,6 +52,7 @@ rule training_curves:
     params:
         models=list(training_logs()),
         reference=REFERENCE,
+        doses=config["simulation"]["doses"],
         code=code_hash("training_curves.py"),
     script:
         "../scripts/training_curves.py"

@@ -7,6 +7,8 @@ from pipeline.jobs.job import job
 with job(snakemake):
     logs = map(Path, snakemake.input)
     figure = training_curves(
-        dict(zip(snakemake.params.models, logs, strict=True)), snakemake.params.reference
+        dict(zip(snakemake.params.models, logs, strict=True)),
+        snakemake.params.reference,
+        snakemake.params.doses,
     )
     save(figure, Path(snakemake.output[0]))

@@ -25,6 +25,9 @@ def test_training_curves_prefer_the_moving_average(tmp_path):
         assert np.array_equal(line.get_xydata(), [[20, values[0]], [30, values[1]]])
     assert np.array_equal(lines_of(loss, "raw")[0].get_xydata(), [[10, 3], [20, 2], [30, 1]])
     assert legend_of(figure) == ["raw", "empty", "ema (EMA)"]
+    assert "of the counts" not in psnr_db.get_title()
+    mixed = curves.training_curves({"raw": tmp_path / "raw.csv"}, doses=(0.05, 1, 0.02))
+    assert "100, 5, 2 % of the counts" in mixed.axes[1].get_title()
 
 
 def test_calibration_is_coverage_and_width_over_their_level(tmp_path):
@@ -142,7 +145,7 @@ def test_scripts_write_their_figures(regions, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("step,loss,validation_psnr_db\n10,1,20\n")
     for name, table, params in (
-        ("training_curves", log, {"models": ["cDPM"], "reference": "osem"}),
+        ("training_curves", log, {"models": ["cDPM"], "reference": "osem", "doses": [1.0]}),
         (
             "epochs",
             sweep,

@@ -131,6 +131,28 @@ def test_samplers_that_differ_in_more_are_lines_of_their_own(tmp_path):
     }
 
 
+def test_single_samples_beside_means_at_a_dose_say_so(tmp_path):
+    settings = {
+        ("dpm-solver++", 2, 0.0, 1, 0): (29, 0.7, 1),
+        ("dpm-solver++", 20, 0.0, 1, 0): (26, 0.8, 1),
+        ("dpm-solver++", 20, 0.0, 10, 1): (30, 0.9, 1),
+    }
+    names = ["sampler", "steps", "eta", "samples", "antithetic"]
+    path = write_sweep(tmp_path / "s.csv", "cDPM", settings, names=names, dose=0.05)
+    figure = sweeps.samplers([path])
+    axis = figure.axes[0]
+    found = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert found == {
+        "dpm-solver++, single": [[2, 29], [20, 26]],
+        "dpm-solver++, mean of 10": [[20, 30]],
+    }
+    assert figure.get_suptitle().startswith(
+        "Validation split, 5 % of the counts: mean over 2 slices, single samples and means of 10"
+    )
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["2", "20"]
+
+
 @pytest.mark.parametrize("figure", ["consistency", "guidance"])
 @pytest.mark.parametrize(("name", "values"), [("steps", (10, 20)), ("antithetic", (0, 1))])
 def test_what_a_figure_does_not_show_is_not_averaged(tmp_path, figure, name, values):

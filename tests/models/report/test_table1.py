@@ -208,6 +208,21 @@ def test_samples_with_counts_stand_apart_and_are_compared_with_their_like(tmp_pa
     assert set(pd.read_csv(made["differences"])["row"]) == differences
 
 
+def test_samples_are_compared_with_those_of_as_many_steps(tmp_path):
+    rows = [row for name in ("FBP", "OSEM") for row in rows_of(name, 20)]
+    for name, steps in {"cDPM": 8, "cDPM-1step": 1, "LegoPET": 8, "LegoPET-1step": 1}.items():
+        rows += [row | {"steps": steps} for row in rows_of(name, 30)]
+    rows += rows_of("PnPNet", 29)
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    write_table([table], tmp_path / "metrics.csv.gz")
+    models = ("PnPNet", "cDPM", "cDPM-1step", "LegoPET", "LegoPET-1step")
+    made = make(tmp_path / "metrics.csv.gz", {name: [name] for name in models}, tmp_path)
+    assert set(pd.read_csv(made["differences"])["row"]) == {
+        *("LegoPET minus PnPNet", "LegoPET minus cDPM"),
+        *("LegoPET-1step minus PnPNet", "LegoPET-1step minus cDPM-1step"),
+    }
+
+
 def test_differences_are_paired(made):
     found = pd.read_csv(made["differences"]).set_index("row")
     assert list(found.index) == [
