@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from helpers.workflow import SUBJECTS, cannot_be_offline, once, snakemake, workplace
 from pipeline.storage import hdf5
@@ -14,6 +15,10 @@ from pipeline.tomography.geometry import Grid
 from pipeline.tomography.projectors import SparseProjector
 from pipeline.tomography.scanners import Ring
 from pipeline.tomography.system_matrix import system_matrices
+
+# How long an example takes is up to the machine, and to what else it does.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,6 @@ from hypothesis import HealthCheck, Phase, settings
 
 fuzz = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "250")),
-    deadline=None,
     phases=[Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.lesions import PIXEL_MM, SETTINGS, SIZE, write_slices
@@ -24,7 +24,6 @@ DRAWS = 40
 MEANS = st.just(0.0) | st.floats(0.05, 60)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 100), MEANS, MEANS)
 def test_coupled_counts_are_poisson_of_their_own_mean(seed, mean, other):
     rng = np.random.default_rng(seed)

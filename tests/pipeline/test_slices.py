@@ -29,7 +29,7 @@ GREY, WHITE = 2, 3
 
 
 @given(st.floats(0.4, 6), st.floats(6, 20))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_slice_is_the_mean_over_its_thickness(thickness, centre):
     with h5py.File("volume", "w", driver="core", backing_store=False) as file:
         # z squared within voxels of constant value: the mean of steps, known in closed form.
@@ -60,7 +60,6 @@ def brains(draw):
 
 
 @given(brains(), st.floats(0.5, 2), st.floats(1, 3), st.integers(1, 12))
-@settings(deadline=None)
 def test_slices_are_spread_evenly_over_the_brain(brain, voxel_mm, slice_mm, count):
     labels, first, last = brain
     volume_slices = int(np.ceil(len(labels) * voxel_mm / slice_mm)) + 4

@@ -142,7 +142,7 @@ def accepted(draw):
     return own, sampling(name, draw(st.sampled_from(divisors)), eta)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(accepted(), st.sampled_from([0.0, 1.0, 1e6]))
 def test_accepted_schedules_give_numbers(drawn, error):
     own, chosen = drawn

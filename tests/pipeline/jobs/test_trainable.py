@@ -190,7 +190,6 @@ def changes(draw):
 
 @hypothesis_settings(
     max_examples=30,
-    deadline=None,
     phases=[Phase.reuse, Phase.generate],  # it would take an hour to shrink a failure
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )

@@ -240,7 +240,7 @@ def test_names_that_are_taken_are_refused(name, spelt):
 
 
 @given(st.text("aBc_-", min_size=1, max_size=5), st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_variants_must_differ_in_more_than_case(name, data):
     assume(name[0].isalpha())
     flips = data.draw(st.lists(st.booleans(), min_size=len(name), max_size=len(name)))
