@@ -271,7 +271,7 @@ def _facts(split: str, tables: Sequence[pd.DataFrame], reference: str) -> str:
     """What the numbers of a sweep are: a title."""
     table = pd.concat(tables)
     slices = len(table[list(SLICE)].drop_duplicates())
-    of = "".join(dose_text(dose) for dose in table["dose"].unique())
+    of = dose_text(*table["dose"].unique())
     estimates = " and ".join(
         "single samples" if count == 1 else f"means of {count:g} samples"
         for count in sorted(table["samples"].unique())
