@@ -15,7 +15,8 @@ from pipeline.jobs.experiment import FrozenSetting
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def sections() -> dict[str, dict[str, Any]]:
+@cache
+def sections() -> Mapping[str, Mapping[str, Any]]:
     """Give the JSON schema of each method in `models.registry.METHODS`.
 
     It has the settings of every method, in models/methods/base.yaml, and the method's own, in the

@@ -11,6 +11,7 @@ counts, all of it or the entries that are chosen, and not what else stands there
 import ast
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -177,15 +178,23 @@ def _references(statement: ast.stmt) -> Iterator[str]:
                 yield str(node.value)
 
 
+BODIES = ("body", "handlers", "orelse", "finalbody", "cases")
+"""Fields of syntax nodes that hold statements, or what holds them."""
+
+
 def _imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str | None]]]:
     """Give each imported name, its module and what it is there (None: the module itself)."""
-    for node in ast.walk(tree):
+    waiting: deque[ast.AST] = deque([tree])
+    while waiting:
+        node = waiting.popleft()
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.asname or alias.name.split(".")[0], (alias.name, None)
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 yield alias.asname or alias.name, (node.module, alias.name)
+        else:  # no statement is within an expression
+            waiting.extend(part for body in BODIES for part in getattr(node, body, ()))
 
 
 # --- names -------------------------------------------------------------------------------------
@@ -194,6 +203,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 HINTS = ("annotation", "returns", "type_params", "type_comment")
 """Fields of syntax nodes that hold type hints."""
+IDLE = frozenset({*HINTS, "ctx", "kind"})
+"""These, and fields that say nothing which the nodes around them do not."""
 
 
 def _bound(body: list[Any]) -> set[str]:
@@ -264,11 +275,12 @@ def _text(node: Any, in_class: bool = False) -> str:
         return _annotated(node, in_class)
     if isinstance(node, ast.Raise):
         return "Raise()"  # with which words, changes no result
-    fields = (
-        f"{name}={_text(value, isinstance(node, ast.ClassDef))}"
-        for name, value in ast.iter_fields(node)
-        if name not in (*HINTS, "ctx", "kind") and value not in (None, [])
-    )
+    in_class = isinstance(node, ast.ClassDef)
+    fields = []
+    for name in node._fields:
+        value = None if name in IDLE else getattr(node, name, None)
+        if value is not None and value != []:
+            fields.append(f"{name}={_text(value, in_class)}")
     return f"{type(node).__name__}({','.join(fields)})"
 
 

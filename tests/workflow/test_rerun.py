@@ -5,6 +5,7 @@
 
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +52,27 @@ from helpers.workflow import ROOT, copy_project, snakemake
 pytestmark = pytest.mark.dag
 
 COMMENTED = '"""In other words."""\n# And a remark.\n'
+ANOTHER = "\nCHANGED = True\n"
+CHANGED = r"\1changed=True, *,"
+
+IDLE_CODE = {
+    "a comment and a docstring in every module": ("**/*.py", r'\A"""(.|\n)*?"""\n', COMMENTED),
+    "a type hint": ("models/methods/gan.py", r"-> Iterator\[Objective\]", "-> object"),
+    "layout": ("models/networks/unet.py", r"\n\n\n", "\n\n\n\n"),
+    "words of an error": ("models/dataset.py", "do not fit a network", "suit no network"),
+    "a comment in a script": ("workflow/scripts/train.py", r"\A", "# In other words.\n"),
+    "code of a command": ("models/summary.py", r"\Z", ANOTHER),
+    "code of the log": ("models/training/logger.py", r"\Z", ANOTHER),
+    "code of checkpoint files": ("models/checkpoints.py", r"\Z", ANOTHER),
+    "code that resumes": ("models/training/resume.py", r"\Z", ANOTHER),
+    "prefetching": ("models/loader.py", r"\Z", ANOTHER),
+    "memory of the source": ("pipeline/sources/mni152.py", "_voxel=36", "_voxel=37"),
+    "code of another source": ("pipeline/sources/brainweb.py", "LINE_S = 900", "LINE_S = 901"),
+    "code of another reader": ("pipeline/scans/siemens.py", r"(def read\()", CHANGED),
+}
+"""Files, and what is replaced in them and by what, that run nothing again: not even all at once."""
 
 CODE = {
-    "a comment and a docstring in every module": (
-        "**/*.py",
-        r'\A"""(.|\n)*?"""\n',
-        COMMENTED,
-        set(),
-    ),
-    "a type hint": ("models/methods/gan.py", r"-> Iterator\[Objective\]", "-> object", set()),
-    "layout": ("models/networks/unet.py", r"\n\n\n", "\n\n\n\n", set()),
     "code of the GANs": (
         "models/methods/gan.py",
         r"(def training_step\((.|\n)*?\"\"\"\n)",
@@ -106,23 +118,16 @@ CODE = {
         | SWEEP_FIGURES
         | END,
     ),
-    "words of an error": (
-        "models/dataset.py",
-        "do not fit a network",
-        "suit no network",
-        set(),
-    ),
-    "a comment in a script": ("workflow/scripts/train.py", r"\A", "# In other words.\n", set()),
     "code of a figure": (
         "models/report/images.py",
         r"(def panel\()",
-        r"\1changed=True, *,",
+        CHANGED,
         {"panel"} | END,
     ),
     "code of the tour": (
         "models/report/tour.py",
         r"(def tour_data\()",
-        r"\1changed=True, *,",
+        CHANGED,
         {"tour_data"} | END,
     ),
     "code of Table 1": (
@@ -131,85 +136,62 @@ CODE = {
         r"    changed = True\n\1",
         {"table1"} | END,
     ),
-    "code of a command": ("models/summary.py", r"\Z", "\nCHANGED = True\n", set()),
-    "code of the log": ("models/training/logger.py", r"\Z", "\nCHANGED = True\n", set()),
-    "code of checkpoint files": ("models/checkpoints.py", r"\Z", "\nCHANGED = True\n", set()),
-    "code that resumes": ("models/training/resume.py", r"\Z", "\nCHANGED = True\n", set()),
-    "prefetching": ("models/loader.py", r"\Z", "\nCHANGED = True\n", set()),
     "code of the source": (
         "pipeline/sources/mni152.py",
         r"SCALING = 0\.06",
         "SCALING = 0.07",
         DRAWN,
     ),
-    "memory of the source": (
-        "pipeline/sources/mni152.py",
-        "bytes_per_voxel=36",
-        "bytes_per_voxel=37",
-        set(),
-    ),
-    "code of another source": (
-        "pipeline/sources/brainweb.py",
-        "DEADLINE_S = 900",
-        "DEADLINE_S = 901",
-        set(),
-    ),
-    "code of MAP": ("pipeline/map.py", r"(def map_images\()", r"\1changed=True, *,", CLASSICAL),
-    "code of OSEM": ("pipeline/osem.py", r"(def reconstruct\()", r"\1changed=True, *,", FROM_OSEM),
+    "code of MAP": ("pipeline/map.py", r"(def map_images\()", CHANGED, CLASSICAL),
+    "code of OSEM": ("pipeline/osem.py", r"(def reconstruct\()", CHANGED, FROM_OSEM),
     "code of the OSEM of scans": (
         "pipeline/osem.py",
         r"(def reconstruct_scan\()",
-        r"\1changed=True, *,",
+        CHANGED,
         OSEM_OF_SCANS,
     ),
     "code of the FBP of scans": (
         "pipeline/fbp.py",
         r"(def reconstruct_scan\()",
-        r"\1changed=True, *,",
+        CHANGED,
         FBP_OF_SCANS,
     ),
     "code of a reader": (
         "pipeline/scans/interfile.py",
         r"(def read\()",
-        r"\1changed=True, *,",
+        CHANGED,
         HEAD,
-    ),
-    "code of another reader": (
-        "pipeline/scans/siemens.py",
-        r"(def read\()",
-        r"\1changed=True, *,",
-        set(),
     ),
     "code of rebinning": (
         "pipeline/scans/projections.py",
         r"(def single_slice_rebinned\()",
-        r"\1changed=True, *,",
+        CHANGED,
         HEAD | PLANE,
     ),
     "code of networks for scans": (
         "models/scan_reconstruct.py",
         r"(def scan_reconstruct\()",
-        r"\1changed=True, *,",
+        CHANGED,
         BY_NETWORK,
     ),
     "code of the report of scans": (
         "pipeline/scan_report.py",
         r"(def scan_report\()",
-        r"\1changed=True, *,",
+        CHANGED,
         of_scan("head") | of_scan("plane"),
     ),
 }
 """Files, what is replaced in them and by what, and the jobs that run again."""
 
+IDLE_SETTINGS = (
+    "training={log_every_steps: 7, checkpoint_every_steps: 7, workers: 0, threads: 2, devices: 2,"
+    " device: cuda, compile: true, activation_checkpointing: true}",
+    "sampling={batch_size: 3}",
+    "lesions={draws: 3, hot: 2, cold: 0}",  # there are none
+)
+"""Changes of the configuration that run nothing again: not even all at once."""
+
 SETTINGS = {
-    "training: log_every_steps": ("training={log_every_steps: 7}", set()),
-    "training: checkpoint_every_steps": ("training={checkpoint_every_steps: 7}", set()),
-    "training: workers": ("training={workers: 0}", set()),
-    "training: threads": ("training={threads: 2}", set()),
-    "training: device": ("training={device: auto}", set()),
-    "training: devices": ("training={devices: 2, device: cuda}", set()),
-    "training: compile": ("training={compile: true}", set()),
-    "training: activation_checkpointing": ("training={activation_checkpointing: true}", set()),
     "training: gradient_clip": ("training={gradient_clip: 2}", trained(TRAINED)),
     "PMDM: posterior_mean": ("methods={PMDM: {posterior_mean: PnPNet}}", trained(["PMDM"])),
     "PMDM: residual": ("methods={PMDM: {residual: false}}", trained(["PMDM"])),
@@ -231,7 +213,6 @@ SETTINGS = {
         "sampling={consistency: {strength: 0.5}}",
         reconstructed(SAMPLED_OTHERWISE) | {"sweep consistency LegoPET", "consistency"},
     ),
-    "sampling: batch_size": ("sampling={batch_size: 3}", set()),
     "osem: iterations": ("osem={iterations: 3}", FROM_OSEM | OSEM_OF_SCANS),
     "osem: subsets": (
         "osem={subsets: 8}",
@@ -249,7 +230,6 @@ SETTINGS = {
     ),
     "classical: slices": ("classical={slices: 3}", CLASSICAL),
     "lesions": ("lesions={per_volume: 1}", OF_LESIONS),
-    "lesions: none, of another kind": ("lesions={draws: 3, hot: 2, cold: 0}", set()),
     "lesions: training": (
         "lesions={per_volume: 1, training: true}",
         OF_LESIONS | FROM_SLICES | trained(TRAINED),
@@ -307,30 +287,46 @@ def test_nothing_runs_again_in_a_copy(copy):
     assert planned(copy) == set()
 
 
+@contextmanager
+def edited(copy: Path, edits: list[tuple[str, str, str]]):
+    """Replace something in files of a copy for a while."""
+    before: dict[Path, str] = {}
+    try:
+        for files, old, new in edits:
+            changed = 0
+            for top in ("pipeline", "models", "workflow"):
+                for path in (copy / top).rglob("*.py"):
+                    if files != "**/*.py" and path != copy / files:
+                        continue
+                    text = path.read_text(encoding="utf-8")
+                    replaced = re.sub(old, new, text, count=1)
+                    if replaced != text:
+                        changed += 1
+                        before.setdefault(path, text)
+                        path.write_text(replaced, encoding="utf-8")
+            assert changed, files
+        yield
+    finally:
+        for path, text in before.items():
+            path.write_text(text, encoding="utf-8")
+
+
+def test_code_that_computes_nothing_runs_nothing_again(copy):
+    with edited(copy, list(IDLE_CODE.values())):
+        assert planned(copy) == set()
+
+
 @pytest.mark.parametrize("name", CODE)
 def test_code_runs_again_what_it_computes(copy, name):
-    files, old, new, expected = CODE[name]
-    changed = {}
-    paths = [
-        path
-        for top in ("pipeline", "models", "workflow")
-        for path in (copy / top).rglob("*.py")
-        if files == "**/*.py" or path == copy / files
-    ]
-    for path in paths:
-        text = path.read_text(encoding="utf-8")
-        edited = re.sub(old, new, text, count=1)
-        if edited != text:
-            changed[path] = text
-            path.write_text(edited, encoding="utf-8")
-    assert changed
-    try:
+    *edit, expected = CODE[name]
+    with edited(copy, [edit]):
         jobs = planned(copy)
-    finally:
-        for path, text in changed.items():
-            path.write_text(text, encoding="utf-8")
     say(name, jobs)
     assert jobs == expected
+
+
+def test_settings_that_decide_no_result_run_nothing_again(copy):
+    assert planned(copy, "--config", *IDLE_SETTINGS) == set()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
