@@ -13,7 +13,7 @@ import typer
 from models.configuration import read_configuration
 from models.consistency import Measurements
 from models.dataset import SliceKey
-from models.evaluation.factors import read_factors
+from models.evaluation.factors import read_factors, sampling_of
 from models.evaluation.measure import rows_of_model
 from models.evaluation.metrics_table import read_parts
 from models.evaluation.slices import Slices
@@ -63,9 +63,12 @@ def recompute(
     results, models = Path("results") / config["name"], models_of(config)
     if model not in models:
         raise InputError(model, "is no model of this study", f"choose from {', '.join(models)}")
+    if model not in (evaluated := config["evaluation"]["models"]):
+        problem = "is not in evaluation.models: the table has no lines of it"
+        raise InputError(model, problem, f"choose from {', '.join(evaluated)}")
     if dose not in (doses := config["simulation"]["doses"]):
         choices = ", ".join(map(str, doses))
-        raise InputError(str(dose), "is no dose of this study", f"choose from {choices}")
+        raise InputError(str(dose), "is no dose of this study", f"choose --dose from {choices}")
     table_path, shard_path = results / "metrics.csv.gz", _shard(config, key.subject, dose)
     frozen = frozen_of(models[model].method, models[model].settings)
     settings = Settings.of(asdict(models[model]), config)
@@ -88,11 +91,17 @@ def recompute(
         ]
         for part in read_parts(table_path)
     )
+    if found.empty:
+        problem = f"has no lines of {key} by {model}"
+        raise InputError(table_path, problem, "choose a slice of a test subject")
     if set(found["checkpoint"]) != {reconstructor.sha256[:16]}:
         problem = f"has no lines of {key} by these weights of {model}"
         raise InputError(
             table_path, problem, "restore the study's weights, or make the table again"
         )
+    facts = reconstructor.facts(settings.sampling) | {"dose": dose}
+    if reconstructor.method.samples:
+        _check_sampling(table_path, found, facts)
 
     index = slices.keys.index(key)
     counts = None
@@ -101,7 +110,6 @@ def recompute(
     samples = reconstructor.samples(slices, [index], settings.sampling, counts)
     with hdf5.opened(shard_path, SHARD) as shard:
         measured = Slices.read(shard, np.array([index]))
-    facts = reconstructor.facts(settings.sampling) | {"dose": dose}
     calibrated = found["metric"].str.startswith("coverage_calibrated_").any()
     calibration = results / "calibration" / folder(dose) / f"{model}.json"
     factors = read_factors(calibration, facts) if calibrated else None
@@ -114,6 +122,16 @@ def recompute(
         }
     )
     return lines.assign(difference=lines["recomputed"] - lines["table"])
+
+
+def _check_sampling(path: Path, found: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    """Refuse a configuration that samples otherwise than the table's images were sampled."""
+    for name, value in sampling_of(facts).items():
+        recorded = found[name].max() if name in found else value  # of samples: those of the mean
+        if recorded == recorded and recorded != value:  # NaN in tables from before it
+            problem = f"is of images with {name} {recorded}, not {value}"
+            remedy = "give the study's own configuration: each of its files by --config"
+            raise InputError(path, problem, remedy)
 
 
 def _measured(config: Mapping[str, Any], subject: str, dose: float) -> Measurements:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pywt
 
+from pipeline.jobs.config_sweeps import check_sweeps
 from pipeline.jobs.experiment import (
     Model,
     frozen_setting,
@@ -66,6 +67,7 @@ def check_models(
             if check := setting.get("check"):
                 CHECKS[check](_where(name, config), model.settings, config, subjects)
     _check_evaluation(config, models)
+    check_sweeps(config, models)
     _check_devices(config, schema, models)
 
 
@@ -95,10 +97,11 @@ def _check_evaluation(config: Mapping[str, Any], models: Mapping[str, Model]) ->
                 )
     shown = models.get(evaluation["uncertainty"])
     if shown and sampling_of(config, shown)["samples"] < 2:
+        of = f"variants.{shown.name}." if "samples" in shown.sampling else ""
         raise InputError(
             "evaluation.uncertainty",
-            f"is {evaluation['uncertainty']}, and sampling.samples is 1: nothing varies",
-            "set sampling.samples to 2 or more (8, say), or evaluation.uncertainty to ''",
+            f"is {shown.name}, and {of}sampling.samples is 1: nothing varies",
+            f"set {of}sampling.samples to 2 or more (8, say), or evaluation.uncertainty to ''",
         )
     if evaluation["uncertainty"] not in ("", *evaluation["models"]):
         raise InputError(

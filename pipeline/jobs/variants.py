@@ -7,8 +7,8 @@ from pipeline.baselines import BASELINES
 from pipeline.jobs.experiment import Model, same_but_seed
 from pipeline.storage.errors import InputError
 
-SHOWN = ("truth", "sinogram", "calibrated")
-"""What figures show beside models, under these names."""
+SHOWN = ("truth", "sinogram", "osem_input", "calibrated")
+"""What figures show beside models, and scans have as images, under these names."""
 
 
 def check_names(variants: Iterable[str], methods: Iterable[str]) -> None:
@@ -64,11 +64,14 @@ def _check_origin(
             remedy = "take it out: weights and sampling are all that such a variant has"
             raise InputError(f"{where}.{key}", problem, remedy)
     above = variants.get(origin, {})
+    sampled = [known for known in methods if "timesteps" in methods[known]]
     if "weights" in above:
         problem = f"is {origin}, which has no weights of its own"
-        raise InputError(f"{where}.weights", problem, f"give {above['weights']}")
+        untrained = "weights" in variants.get(above["weights"], {})
+        trained = f"one that is trained: {', '.join(sampled)} or a variant of them"
+        remedy = f"give {trained if untrained else above['weights']}"
+        raise InputError(f"{where}.weights", problem, remedy)
     method = origin if origin in methods else above.get("method")
-    sampled = [known for known in methods if "timesteps" in methods[known]]
     if method not in methods:
         problem = f"is {origin!r}, which is no model"
         raise InputError(f"{where}.weights", problem, f"name {', '.join(sampled)} or a variant")

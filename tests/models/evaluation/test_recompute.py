@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,9 @@ def study(tmp_path_factory):
     """Folder of a study of two untrained networks and one test subject, and its configuration."""
     folder = tmp_path_factory.mktemp("study")
     variants = {"LegoPET-few": {"weights": "LegoPET", "sampling": {"steps": 2}}}
-    config = settings(sampling__samples=2, variants=variants) | {"name": "tiny"}
+    models = ["PnPNet", "LegoPET", "LegoPET-few"]
+    config = settings(sampling__samples=2, variants=variants)
+    config |= {"name": "tiny", "evaluation": {"models": models}}
     results = folder / "results" / "tiny"
     for name in ("weights", "reconstructions"):
         (results / name).mkdir(parents=True)
@@ -79,6 +83,33 @@ def test_what_the_study_does_not_have_is_named(config):
         recompute(config, "FBP", SliceKey("subject41", 0, 12))
     with pytest.raises(InputError, match="has no subject41, rotation 1, slice 12"):
         recompute(config, "PnPNet", SliceKey("subject41", 1, 12))
+
+
+def test_a_model_that_the_table_has_no_lines_of_is_named_as_such(config):
+    other = config | {"evaluation": {"models": ["PnPNet"]}}
+    with pytest.raises(InputError, match=r"is not in evaluation\.models: (.|\n)*from PnPNet"):
+        recompute(other, "LegoPET", SliceKey("subject41", 0, 12))
+
+
+def test_a_subject_that_the_table_has_no_lines_of_is_named_as_such(config):
+    shards = Path("data") / "tiny" / "shards"
+    make_shard(shards / "subject04.h5", subject="subject04")
+    with pytest.raises(InputError, match=r"has no lines of subject04, .* by PnPNet\n.*test subject"):
+        recompute(config, "PnPNet", SliceKey("subject04", 0, 12))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("samples", 3, "samples 2.*not 3"),
+        ("eta", 0.25, "eta 0.5, not 0.25"),
+        ("sampler", "ddpm", "sampler ddim, not ddpm"),
+    ],
+)
+def test_another_configuration_than_the_studys_is_named_as_such(config, key, value, wanted):
+    other = config | {"sampling": config["sampling"] | {key: value}}
+    with pytest.raises(InputError, match=f"is of images with {wanted}(.|\n)*by --config"):
+        recompute(other, "LegoPET", SliceKey("subject41", 0, 12))
 
 
 def test_weights_other_than_the_tables_are_refused(config, monkeypatch):

@@ -55,6 +55,14 @@ BAD_VARIANTS = {
         variant("OSEM"),
         ("variants.OSEM", "is the name of a method", "another name"),
     ),
+    "name of an image of scans": (
+        variant("OSEM_input"),
+        ("variants.OSEM_input", "is the name of something else", "another name"),
+    ),
+    "too little to divide by": (
+        variant(sigma_data=1e-9),
+        ("variants.LegoPET-x.sigma_data", "is 1e-09", "at least 0.001"),
+    ),
     "name of a folder": (variant("a/b"), ("variants", "is 'a/b'", "matching ^[A-Za-z]")),
 }
 
@@ -81,6 +89,16 @@ def test_bad_variants_are_named_as_such(values, wanted):
         {"methods__DeepPET__conditioning": ["osem_input"], "simulation__doses": [0.2]},
         {"methods__cGAN__residual": True, "methods__cGAN__conditioning": ["sinogram", "fbp"]},
         {"methods__PMDM__residual": True},
+        sweep(
+            "consistency",
+            models=["cDPM"],
+            sampling=[
+                {"consistency": {"steps": 0}},
+                {"consistency": {"steps": 1, "strength": 0.5}},
+                {"consistency": {"steps": 1, "start": 0.5}},
+            ],
+        ),
+        sweep("guidance", sampling=[{"steps": 50, "guidance": 0}, {"steps": 50, "guidance": 1}]),
         {"methods__LegoPET__residual": True, "methods__LegoPET__regression_image": True},
         {"methods__PMDM__posterior_mean": "DeepPET"},
         {"methods__DeepPET__conditioning": ["osem_input"], "osem_input__iterations": 3},
@@ -178,6 +196,18 @@ CONTRADICTIONS = {
         {"evaluation__uncertainty": "LegoPET"},
         ("evaluation.uncertainty", "sampling.samples is 1: nothing varies", "to 2 or more"),
     ),
+    "uncertainty of a variant's one sample": (
+        {
+            "variants__LegoPET-one": {"weights": "LegoPET", "sampling": {"samples": 1}},
+            "evaluation__uncertainty": "LegoPET-one",
+            "sampling__samples": 4,
+        },
+        (
+            "evaluation.uncertainty",
+            "is LegoPET-one, and variants.LegoPET-one.sampling.samples is 1: nothing varies",
+            "set variants.LegoPET-one.sampling.samples to 2 or more",
+        ),
+    ),
     "antithetic samples that are no pairs": (
         {"sampling__samples": 3, "sampling__antithetic": True, "sampling__sampler": "dpm-solver++"},
         ("sampling.samples", "3 antithetic samples are no pairs", "an even number"),
@@ -214,6 +244,23 @@ CONTRADICTIONS = {
     "sweep that ends before its first checkpoint": (
         {"methods__cDPM__epochs": 19},
         ("evaluation.sweeps.epochs.models", "cDPM, whose keep_every_epochs is 20 of 19", "1 to 19"),
+    ),
+    "steps of a sweep whose figure shows none": (
+        sweep("consistency", models=["cDPM"], sampling=[{"steps": 20}, {"steps": 10}]),
+        (
+            "evaluation.sweeps.consistency.sampling",
+            "has entries with different steps: 20, 10; its figure, which shows consistency alone",
+            "give all of them the same steps, or list them under evaluation.sweeps.samplers",
+        ),
+    ),
+    "samples of a sweep whose figure shows none": (
+        sweep("epochs", sampling=[{"samples": 1}, {"samples": 2}]),
+        ("evaluation.sweeps.epochs.sampling", "different samples: 1, 2", "the same samples"),
+    ),
+    "sampling of models in one sweep": (
+        sweep("guidance", models=["LegoPET-p01", "LegoPET-few"], sampling=[{"guidance": 1.0}])
+        | {"variants__LegoPET-few": {"weights": "LegoPET-p01", "sampling": {"steps": 20}}},
+        ("evaluation.sweeps.guidance.sampling", "different steps: 1000, 20", "the same steps"),
     ),
     "steps of a sweep": (
         sweep("samplers", sampling=[{"steps": 50}, {"sampler": "ddim", "steps": 30}]),

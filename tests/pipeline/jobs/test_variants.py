@@ -117,7 +117,18 @@ SAMPLED_OTHERWISE = {
     ),
     "itself": (
         {"x": {"weights": "x", "sampling": EM}},
-        ("variants.x.weights", "is x, which has no weights of its own", "give x"),
+        (
+            "variants.x.weights",
+            "is x, which has no weights of its own",
+            "give one that is trained: cDPM",
+        ),
+    ),
+    "each other": (
+        {
+            "x": {"weights": "y", "sampling": EM},
+            "y": {"weights": "x", "sampling": {"samples": 2}},
+        },
+        ("variants.x.weights", "is y, which has no weights of its own", "one that is trained"),
     ),
     "with more": (
         {"x": {"weights": "cDPM", "sampling": EM, "seed": 3}},
