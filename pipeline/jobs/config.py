@@ -54,6 +54,7 @@ def check(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Subjec
     source = facts(config["source"])
     _check_variants(config, schema)
     _check_geometry(config)
+    _check_doses(config)
     _check_lesions(config)
     subjects = read_subjects(Path(config["subjects"]))
     check_models(config, schema, subjects)
@@ -241,6 +242,18 @@ def _check_geometry(config: Mapping[str, Any]) -> None:
             f"ask for at most {slices['volume_slices']}",
         )
     backend.resolve(config["projector"])
+
+
+def _check_doses(config: Mapping[str, Any]) -> None:
+    """Doses must leave something: slices without a count have no image."""
+    prompts = config["simulation"]["prompts_per_slice"]
+    for dose in config["simulation"]["doses"]:
+        if dose * prompts < 1:
+            raise InputError(
+                "simulation.doses",
+                f"has {dose}, which leaves {dose * prompts:.2g} of {prompts:g} prompts of a slice",
+                "raise it, or simulation.prompts_per_slice",
+            )
 
 
 def _check_lesions(config: Mapping[str, Any]) -> None:

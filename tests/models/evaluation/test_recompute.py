@@ -94,7 +94,9 @@ def test_a_model_that_the_table_has_no_lines_of_is_named_as_such(config):
 def test_a_subject_that_the_table_has_no_lines_of_is_named_as_such(config):
     shards = Path("data") / "tiny" / "shards"
     make_shard(shards / "subject04.h5", subject="subject04")
-    with pytest.raises(InputError, match=r"has no lines of subject04, .* by PnPNet\n.*test subject"):
+    with pytest.raises(
+        InputError, match=r"has no lines of subject04, .* by PnPNet\n.*test subject"
+    ):
         recompute(config, "PnPNet", SliceKey("subject04", 0, 12))
 
 

@@ -85,6 +85,7 @@ def test_overlays_are_valid(overlay):
     [
         {"scanner__radial_trim": 250, "network__size": 256},  # one radial bin is left
         {"slices__per_volume": 127},
+        {"simulation__prompts_per_slice": 100, "simulation__doses": [0.01]},
         {"slices__pixel_mm": 2},  # whole numbers are numbers
         {"simulation__oversampling": 8},
         {"osem__subsets": 252},
@@ -119,12 +120,18 @@ def test_limits_are_inclusive(values):
             "is true, and lesions.per_volume is 0",
             "set lesions.per_volume",
         ),
+        (
+            {"simulation__prompts_per_slice": 99, "simulation__doses": [1, 0.01]},
+            "simulation.doses",
+            "has 0.01, which leaves 0.99 of 99 prompts of a slice",
+            "raise it, or simulation.prompts_per_slice",
+        ),
         ({"lesions__hot": 1.0}, "lesions.hot", "is 1.0", "more than 1"),
         ({"lesions__cold": 1.0}, "lesions.cold", "is 1.0", "less than 1"),
         ({"lesions__draws": 1}, "lesions.draws", "is 1", "at least 2"),
     ],
 )
-def test_contradictory_lesions_are_refused(values, where, problem, remedy):
+def test_contradictory_doses_and_lesions_are_refused(values, where, problem, remedy):
     check_refused(values, where, problem, remedy)
 
 
