@@ -128,7 +128,7 @@ def _check_sampling(path: Path, found: pd.DataFrame, facts: Mapping[str, Any]) -
     """Refuse a configuration that samples otherwise than the table's images were sampled."""
     for name, value in sampling_of(facts).items():
         recorded = found[name].max() if name in found else value  # of samples: those of the mean
-        if recorded == recorded and recorded != value:  # NaN in tables from before it
+        if pd.notna(recorded) and recorded != value:  # NaN in tables from before it
             problem = f"is of images with {name} {recorded}, not {value}"
             remedy = "give the study's own configuration: each of its files by --config"
             raise InputError(path, problem, remedy)

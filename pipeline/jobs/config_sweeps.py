@@ -1,9 +1,10 @@
 """Check of the sweeps in the configuration: a figure must be able to show what differs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from pipeline.jobs.experiment import SAMPLING_DECIDES, Model, replaced, sampling_of
+from pipeline.jobs.experiment import SAMPLING_DECIDES, Model, replaced, sampling_of, sees_counts
 from pipeline.storage.errors import InputError
 
 DRAWN: Mapping[str, tuple[str, ...]] = {
@@ -23,38 +24,33 @@ def check_sweeps(config: Mapping[str, Any], models: Mapping[str, Model]) -> None
         Naming the sweep, the key and its values.
     """
     for sweep, drawn in DRAWN.items():
-        found = config["evaluation"]["sweeps"][sweep]
-        entries = {
-            name: [
-                replaced(sampling_of(config, models[name]), entry) for entry in found["sampling"]
-            ]
-            for name in found["models"]
-        }
-        if sweep == "epochs":  # each model has a line of its own
-            for own in entries.values():
-                _check_alike(sweep, own, drawn)
-        else:
-            _check_alike(sweep, [entry for own in entries.values() for entry in own], drawn)
+        settings = config["evaluation"]["sweeps"][sweep]
+        of_models = [
+            [_told(models[name], config, entry) for entry in settings["sampling"]]
+            for name in settings["models"]
+        ]
+        # Over epochs each model has a line of its own; the others are drawn together.
+        for entries in of_models if sweep == "epochs" else [list(chain.from_iterable(of_models))]:
+            _check_alike(sweep, entries, drawn)
 
 
-def _check_alike(sweep: str, entries: Iterable[Mapping[str, Any]], drawn: tuple[str, ...]) -> None:
-    values: dict[str, list[Any]] = {}
-    for entry in entries:
-        for key, value in entry.items():
-            if key == "consistency" and not value["steps"]:
-                value = {"steps": 0}
-            if (
-                key in SAMPLING_DECIDES
-                and key not in drawn
-                and value not in values.setdefault(key, [])
-            ):
-                values[key].append(value)
-    for key, several in values.items():
-        if len(several) > 1:
-            shown = f", which shows {' and '.join(drawn)} alone" if drawn else ""
+def _told(model: Model, config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what the table of a sweep tells of an entry: consistency only where there is any."""
+    sampling = replaced(sampling_of(config, model), entry)
+    return sampling if sees_counts(model, sampling) else {**sampling, "consistency": "none"}
+
+
+def _check_alike(sweep: str, entries: Sequence[Mapping[str, Any]], drawn: Sequence[str]) -> None:
+    for key in SAMPLING_DECIDES:
+        values: list[Any] = []
+        for entry in entries:
+            if entry[key] not in values:
+                values.append(entry[key])
+        if len(values) > 1 and key not in drawn:
+            shown = f", which shows {' and '.join(drawn)} alone," if drawn else ""
             raise InputError(
                 f"evaluation.sweeps.{sweep}.sampling",
-                f"has entries with different {key}: {', '.join(map(str, several))}; its figure"
+                f"has entries with different {key}: {', '.join(map(str, values))}; its figure"
                 f"{shown} would draw their mean",
                 f"give all of them the same {key}, or list them under evaluation.sweeps.samplers",
             )

@@ -275,12 +275,12 @@ def _text(node: Any, in_class: bool = False) -> str:
         return _annotated(node, in_class)
     if isinstance(node, ast.Raise):
         return "Raise()"  # with which words, changes no result
-    in_class = isinstance(node, ast.ClassDef)
+    is_class = isinstance(node, ast.ClassDef)
     fields = []
     for name in node._fields:
         value = None if name in IDLE else getattr(node, name, None)
         if value is not None and value != []:
-            fields.append(f"{name}={_text(value, in_class)}")
+            fields.append(f"{name}={_text(value, is_class)}")
     return f"{type(node).__name__}({','.join(fields)})"
 
 

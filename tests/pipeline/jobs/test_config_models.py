@@ -98,6 +98,13 @@ def test_bad_variants_are_named_as_such(values, wanted):
                 {"consistency": {"steps": 1, "start": 0.5}},
             ],
         ),
+        sweep(
+            "guidance",
+            sampling=[
+                {"steps": 50, "consistency": {"steps": 0, "strength": 0.5}},
+                {"steps": 50, "consistency": {"steps": 1, "strength": 0.0}, "guidance": 1},
+            ],
+        ),
         sweep("guidance", sampling=[{"steps": 50, "guidance": 0}, {"steps": 50, "guidance": 1}]),
         {"methods__LegoPET__residual": True, "methods__LegoPET__regression_image": True},
         {"methods__PMDM__posterior_mean": "DeepPET"},
@@ -252,6 +259,13 @@ CONTRADICTIONS = {
             "has entries with different steps: 20, 10; its figure, which shows consistency alone",
             "give all of them the same steps, or list them under evaluation.sweeps.samplers",
         ),
+    ),
+    "consistency of a sweep whose figure shows none": (
+        sweep(
+            "guidance",
+            sampling=[{"steps": 50, "consistency": {"steps": n, "start": 0}} for n in (0, 1)],
+        ),
+        ("evaluation.sweeps.guidance.sampling", "different consistency: none, {", "the same"),
     ),
     "samples of a sweep whose figure shows none": (
         sweep("epochs", sampling=[{"samples": 1}, {"samples": 2}]),
