@@ -110,7 +110,7 @@ def guidance(paths: Sequence[Path], reference: str = OSEM) -> Figure:
         grid = means.unstack("guidance").sort_index()
         _draw_heat_map(axis, grid, entry(metric))
     rows, columns = grid.shape
-    figure.set_size_inches(max(8, 4 + 1.6 * columns), 2.4 + 0.6 * rows)
+    figure.set_size_inches(max(11, 4 + 1.6 * columns), 2.4 + 0.6 * rows)  # for the title
     axes[0].set_ylabel("p_dp: condition dropout in training")
     figure.suptitle(_facts("Validation split", tables, reference), size=10)
     return figure

@@ -153,6 +153,18 @@ def test_single_samples_beside_means_at_a_dose_say_so(tmp_path):
     assert [label.get_text() for label in axis.get_xticklabels()] == ["2", "20"]
 
 
+def test_the_title_of_a_small_table_is_not_cut(tmp_path):
+    names, made = ["condition_dropout", "guidance"], {(0.1, 0.0): (30, 0.8, 1)}
+    facts = {"names": names, "slices": 100, "samples": 16, "dose": 0.05}
+    figure = sweeps.guidance([write_sweep(tmp_path / "a.csv", "cDPM", made, **facts)], "truth")
+    figure.draw_without_rendering()
+    (title,) = (text for text in figure.texts if text.get_text() == figure.get_suptitle())
+    box = title.get_window_extent()
+    assert "5 % of the counts: mean over 100 slices, means of 16 samples" in title.get_text()
+    assert box.x0 > 0
+    assert box.x1 < figure.bbox.x1
+
+
 @pytest.mark.parametrize("figure", ["consistency", "guidance"])
 @pytest.mark.parametrize(("name", "values"), [("steps", (10, 20)), ("antithetic", (0, 1))])
 def test_what_a_figure_does_not_show_is_not_averaged(tmp_path, figure, name, values):
